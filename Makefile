@@ -1,0 +1,43 @@
+# make demo    install, train three methods on the embedded data, print a table
+# make test    install, run all tests
+# make check   format, lint, types, fast tests
+# make table   the README's table from the committed results
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: install demo test check table results
+
+install: $(VENV)/installed
+
+# uv resolves for the tested pins; plain pip may take a CPU-only torch that torchvision can't load.
+$(VENV)/installed: pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,video]'
+	touch $@
+
+demo: install
+	@for method in joint_training late_fusion mnl; do \
+		$(BIN)/mmlab fit --config experiments/$${method}_keypad.yaml --run_dir $(DEMO)/$$method --wandb.mode off || exit $$?; \
+	done
+	@echo
+	@$(BIN)/mmlab compare $(DEMO)
+	@echo
+	@echo "learning curves: $(DEMO)/mnl/curves.png"
+
+test: install
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not slow"
+
+table: install
+	$(BIN)/mmlab compare results
+
+# Thirty runs of about a minute each on one core; finished ones are skipped.
+results: install
+	bash benchmarks/audio_visual.sh $(BIN)/mmlab

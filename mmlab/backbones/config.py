@@ -1,0 +1,142 @@
+"""Which backbone encodes which modality, as plain data, and the encoders built from it."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, fields
+
+from torch import nn
+
+from mmlab.backbones.small_conv import SmallConvNet
+from mmlab.errors import UserError, did_you_mean
+from mmlab.types import DataSpec, Modality
+
+SMALL_CONV = "small_conv"
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """One backbone.
+
+    Attributes:
+        name: ``small_conv``, a timm model, or the import path of a class of your own (``package.module.Class``),
+            which is called with the Modality and has its features' width as the attribute ``width``.
+        pretrained: starts from published weights (timm models only).
+        width: channels of the first block (small_conv only; 16 unless given).
+    """
+
+    name: str = SMALL_CONV
+    pretrained: bool = False
+    width: int | None = None
+
+
+Choice = str | BackboneConfig
+"""A backbone by its name alone or with its fields."""
+
+
+@dataclass(frozen=True)
+class Backbones:
+    """Overrides for single modalities, by the modality's name; None keeps what all have.
+
+    A dataclass with a field for each name rather than a dictionary: settings from several files then merge.
+    """
+
+    audio: Choice | None = None
+    image: Choice | None = None
+    visual: Choice | None = None
+    video: Choice | None = None
+    text: Choice | None = None
+    vision: Choice | None = None
+    rgb: Choice | None = None
+    depth: Choice | None = None
+    ir: Choice | None = None
+    flow: Choice | None = None
+    front: Choice | None = None
+    rear: Choice | None = None
+
+
+NO_OVERRIDES = Backbones()
+
+
+def build_encoders(spec: DataSpec, backbone: Choice, backbones: Backbones) -> nn.ModuleDict:
+    """One encoder for each modality, in the data set's order.
+
+    Args:
+        spec: the data set's modalities.
+        backbone: for every modality that has no override.
+        backbones: the overrides.
+
+    Returns:
+        Modules by modality, each from (B, *shape) to (B, D) with D as its ``width``.
+
+    Raises:
+        UserError: if an override names a modality that the data set lacks, or a backbone doesn't exist or can't
+            encode its modality.
+    """
+    overrides = {field.name: getattr(backbones, field.name) for field in fields(backbones)}
+    for name, choice in overrides.items():
+        if choice is not None:
+            spec.position(name)  # raises for a modality that the data set lacks
+    return nn.ModuleDict(
+        {modality.name: _encoder(modality, overrides.get(modality.name) or backbone) for modality in spec.modalities}
+    )
+
+
+def _encoder(modality: Modality, choice: Choice) -> nn.Module:
+    config = BackboneConfig(choice) if isinstance(choice, str) else choice
+    if config.name != SMALL_CONV and config.width is not None:
+        raise UserError(f"the backbone {config.name} has no width to choose: leave width out, or use {SMALL_CONV}.")
+    if config.name == SMALL_CONV:
+        if config.pretrained:
+            raise UserError(f"{SMALL_CONV} has no pretrained weights: set pretrained to false, or use a timm model.")
+        channels, _ = _picture(modality, config.name)
+        return SmallConvNet(channels) if config.width is None else SmallConvNet(channels, config.width)
+
+    import timm  # costs seconds, and most quick runs use small_conv
+
+    from mmlab.backbones.timm import TimmBackbone
+
+    if timm.is_model(config.name):
+        channels, size = _picture(modality, config.name)
+        return TimmBackbone(config.name, channels, size, config.pretrained)
+    if "." not in config.name:
+        raise UserError(
+            f"there is no backbone {config.name!r}{did_you_mean(config.name, [SMALL_CONV, *timm.list_models()])}: "
+            f"give {SMALL_CONV}, the name of a timm model, or the import path of a class (package.module.Class)."
+        )
+    if config.pretrained:
+        raise UserError(f"{config.name} is not from timm: leave pretrained out and load its weights in its class.")
+    return _own_class(config.name, modality)
+
+
+def _picture(modality: Modality, backbone: str) -> tuple[int, tuple[int, int]]:
+    """The channels and the size (H, W) of what the backbone sees at once."""
+    if modality.kind not in ("audio", "image", "frames", "flow", "depth"):
+        raise UserError(
+            f"{backbone} encodes pictures, but the modality {modality.name!r} is of the kind {modality.kind}: "
+            f"give it a backbone of its own by import path (--model.backbones.{modality.name} package.module.Class)."
+        )
+    return modality.shape[0], (modality.shape[-2], modality.shape[-1])
+
+
+def _own_class(path: str, modality: Modality) -> nn.Module:
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"the backbone {path} can't be imported ({error}): give the import path of a class that Python finds, "
+            f"or the name of a timm model."
+        ) from error
+    encoder = found(modality)
+    if not isinstance(encoder, nn.Module) or not isinstance(getattr(encoder, "width", None), int):
+        raise UserError(
+            f"the backbone {path} can't be used: it must be an nn.Module with its features' width in the attribute "
+            f"'width', a whole number."
+        )
+    return encoder
+
+
+def widths(encoders: nn.ModuleDict) -> dict[str, int]:
+    """The features' width D of each encoder, by modality."""
+    return {name: int(encoder.width) for name, encoder in encoders.items()}  # type: ignore[arg-type]

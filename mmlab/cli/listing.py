@@ -1,0 +1,60 @@
+"""``mmlab list``: read from the source files, so that it answers at once."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import mmlab
+from mmlab.errors import UserError, did_you_mean
+
+PACKAGE = Path(mmlab.__file__).parent
+
+
+def print_list(words: list[str]) -> None:
+    """Prints the methods, data sets, backbones or experiments there are, a line each.
+
+    Raises:
+        UserError: for an unknown word.
+    """
+    kinds = {
+        "methods": lambda: _classes(PACKAGE / "methods", "Method"),
+        "datasets": lambda: _classes(PACKAGE / "data", "MultimodalDataset"),
+        "backbones": _backbones,
+        "experiments": _experiments,
+    }
+    for word in words:
+        if word not in kinds:
+            raise UserError(f"there is no list of {word!r}{did_you_mean(word, kinds)}; there are {', '.join(kinds)}.")
+    for kind in words or kinds:
+        if len(words) != 1:
+            print(f"{kind}:")
+        rows = kinds[kind]()
+        width = max((len(name) for name, _ in rows), default=0)
+        for name, line in rows:
+            print(f"  {name:<{width}}  {line}")
+
+
+def _classes(folder: Path, base: str) -> list[tuple[str, str]]:
+    """The subclasses of one base that a package defines, with the first line of their docstrings."""
+    rows = []
+    for file in sorted(folder.glob("*.py")):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and base in [ast.unparse(parent) for parent in node.bases]:
+                rows.append((node.name, (ast.get_docstring(node) or "").split("\n")[0]))
+    return rows
+
+
+def _backbones() -> list[tuple[str, str]]:
+    own = [(f"small_conv ({name})" if name == "SmallConvNet" else name, line) for name, line in
+           _classes(PACKAGE / "backbones", "Backbone") if name != "TimmBackbone"]
+    return [*own, ("any timm model", "for example resnet18, convnext_tiny, vit_tiny_patch16_224"),
+            ("package.module.Class", "your own subclass of mmlab.backbones.base.Backbone")]
+
+
+def _experiments() -> list[tuple[str, str]]:
+    rows = []
+    for file in sorted(Path("experiments").glob("*.yaml")):
+        first = file.read_text(encoding="utf-8").split("\n")[0]
+        rows.append((str(file), first.removeprefix("#").strip()))
+    return rows or [("none", "there is no folder experiments/ here: run this in the checkout of mmlab")]

@@ -1,0 +1,255 @@
+"""``mmlab fit``, ``validate``, ``test`` and ``predict``."""
+
+from __future__ import annotations
+
+import logging
+import netrc
+import os
+import re
+import secrets
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from mmlab.cli.parser import WandbOptions, build_parser, parse
+from mmlab.data.datamodule import MultimodalDataModule
+from mmlab.errors import UserError
+from mmlab.methods.base import Method
+from mmlab.runs.fit import Plan, copies, evaluate, fit, load_weights, selected_checkpoint
+from mmlab.runs.folder import RunFolder, write_json, write_text
+from mmlab.runs.predictions import write_predictions
+
+# The processes that DDP starts run this same command: the first one tells them the folder that it chose.
+RUN_DIR_VARIABLE = "MMLAB_RUN_DIR"
+
+
+def run(command: str, words: list[str]) -> None:
+    """Runs one of the four commands.
+
+    Args:
+        command: its name.
+        words: what follows it on the command line.
+
+    Raises:
+        UserError: for everything that a person can mend.
+    """
+    _quiet()
+    words, existing, own = _expand(command, words)
+    parser = build_parser(command)
+    config = parse(parser, words)
+    if command == "fit":
+        _fit(parser, config, existing)
+    else:
+        _evaluate(command, parser, config, existing, own)
+
+
+def _quiet() -> None:
+    """Silences what a person can do nothing about."""
+    # Lightning's info log advertises other products at every start; its warnings stay.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # "does not have many workers": copying bytes is cheap here, so that 0 workers are often right.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # torch 2.11 renamed its pytree module; lightning 2.6 uses the old name.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # A shortened epoch logs at its end all the same.
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # The folder exists before the checkpoints: config.yaml is in it.
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+
+
+def _expand(command: str, words: list[str]) -> tuple[list[str], RunFolder | None, dict[str, str]]:
+    """Turns ``--resume DIR`` and ``--run DIR`` into the config that they stand for; takes out predict's own flags."""
+    own: dict[str, str] = {}
+    names = {"fit": ("resume",), "predict": ("run", "split", "out")}.get(command, ("run",))
+    rest: list[str] = []
+    words = [part for word in words for part in (word.split("=", 1) if word.split("=")[0][2:] in names else [word])]
+    position = 0
+    while position < len(words):
+        name = words[position].removeprefix("--")
+        if words[position].startswith("--") and name in names:
+            if position + 1 == len(words):
+                raise UserError(f"--{name} needs a value.")
+            own[name] = words[position + 1]
+            position += 2
+        else:
+            rest.append(words[position])
+            position += 1
+    run_dir = own.pop("resume", None) or own.pop("run", None)
+    if run_dir is None:
+        if command != "fit" and not {"--help", "-h"} & set(rest):
+            raise UserError(f"`mmlab {command}` needs the run to work on: mmlab {command} --run runs/...")
+        return rest, None, own
+    folder = RunFolder.existing(run_dir)
+    return ["--config", str(folder.config), *rest], folder, own
+
+
+def _fit(parser: ArgumentParser, config: Namespace, existing: RunFolder | None) -> None:
+    seed_everything(config.seed, workers=True, verbose=False)
+    method, data, trainer_options = _instantiate(parser, config)
+    folder = existing or _new_folder(config, method, data)
+    if existing is None:
+        rank_zero_only(write_text)(folder.config, _dump(parser, config))
+    if data.dataset.protocol == "official":
+        print_rank_zero("protocol official: the checkpoint is selected on the test split, as in the papers.")
+    plan = Plan(
+        folder=folder,
+        seed=config.seed,
+        resume=existing is not None,
+        test=config.test,
+        patience=config.patience,
+        checkpoint_every=config.checkpoint_every,
+        make_trainer=_trainer_maker(trainer_options, folder),
+        loggers=_wandb(config, folder, method, data, _dump(parser, config)),
+    )
+    print_rank_zero(f"run: {folder.path}")
+    try:
+        result = fit(method, data, plan)
+    finally:
+        _finish_wandb(plan.loggers)
+    if not result:
+        print_rank_zero("fast_dev_run: nothing was kept.")
+        return
+    _print_metrics(result)
+
+
+def _evaluate(
+    command: str, parser: ArgumentParser, config: Namespace, folder: RunFolder | None, own: dict[str, str]
+) -> None:
+    assert folder is not None
+    seed_everything(config.seed, workers=True, verbose=False)
+    method, data, trainer_options = _instantiate(parser, config)
+    load_weights(method, selected_checkpoint(folder, method))
+    trainer = _trainer_maker(trainer_options, folder)([], [], None)
+    if command == "predict":
+        split = own.get("split", "test")
+        if split not in data.splits:
+            raise UserError(f"--split {split}: there is no such split; they are {', '.join(data.splits)}.")
+        data.predict_split = split  # type: ignore[assignment]
+        out = Path(own["out"]) if "out" in own else folder.predictions
+        write_predictions(trainer, method, data, out)
+        print_rank_zero(f"predictions: {out}")
+        return
+    split = "val" if command == "validate" else "test"
+    values = evaluate(trainer, method, data, split)
+    rank_zero_only(write_json)(folder.path / f"{command}.json", values)
+    _print_metrics({split: values})
+
+
+def _instantiate(
+    parser: ArgumentParser, config: Namespace
+) -> tuple[Method, MultimodalDataModule, dict[str, Any]]:
+    built = parser.instantiate(config)
+    if config.compile:
+        for encoder in built.model.encoders.values():
+            encoder.compile()
+    return built.model, built.data, dict(vars(built.trainer))
+
+
+def _trainer_maker(configured: dict[str, Any], folder: RunFolder) -> Callable[..., Trainer]:
+    own = configured["callbacks"] or []
+    own = own if isinstance(own, list) else [own]
+
+    def make(callbacks: list[Callback], loggers: list[Logger], epochs: int | None) -> Trainer:
+        options = dict(configured)
+        options |= {"callbacks": [*copies(own), *callbacks], "logger": loggers, "default_root_dir": str(folder.path)}
+        options["enable_checkpointing"] = bool(callbacks)
+        if epochs is not None:
+            options["max_epochs"] = epochs
+        return Trainer(**options)
+
+    return make
+
+
+def _new_folder(config: Namespace, method: Method, data: MultimodalDataModule) -> RunFolder:
+    path = config.run_dir or os.environ.get(RUN_DIR_VARIABLE)
+    if path is None:
+        name = f"{type(method).__name__}_{type(data.dataset).__name__}".lower()
+        # Ranks that a cluster starts on its own have no parent to tell them: they share the job's number.
+        moment = os.environ.get("SLURM_JOB_ID") or time.strftime("%Y%m%d-%H%M%S")
+        path = f"runs/{name}/seed{config.seed}-{moment}"
+    first = RUN_DIR_VARIABLE not in os.environ and int(os.environ.get("SLURM_PROCID", "0")) == 0
+    folder = RunFolder(path)
+    if first and folder.config.exists():
+        raise UserError(f"{path} holds a run already: go on with it by --resume {path}, or choose another --run_dir.")
+    os.environ[RUN_DIR_VARIABLE] = str(path)
+    return folder
+
+
+def _dump(parser: ArgumentParser, config: Namespace) -> str:
+    """The whole config, without what belongs to this one run."""
+    kept = config.clone()
+    for key in ("config", "run_dir"):
+        kept.pop(key, None)
+    return parser.dump(kept, skip_none=False, skip_link_targets=True)
+
+
+def _wandb(
+    config: Namespace, folder: RunFolder, method: Method, data: MultimodalDataModule, dump: str
+) -> list[Logger]:
+    options: WandbOptions = config.wandb
+    if options.mode == "off" or config.trainer.fast_dev_run:
+        return []
+    offline = options.mode == "offline" or (options.mode == "auto" and not _logged_in())
+    if offline:
+        print_rank_zero(f"W&B: offline, into {folder.path / 'wandb'}; send it later with `wandb sync`.")
+    import wandb  # costs a second
+
+    import yaml
+
+    if not folder.wandb_id.is_file():
+        rank_zero_only(write_text)(folder.wandb_id, secrets.token_hex(4) + "\n")
+    method_name, dataset_name = type(method).__name__, type(data.dataset).__name__
+    logger = WandbLogger(
+        name=f"{method_name}-s{config.seed}",
+        save_dir=str(folder.path),
+        id=folder.wandb_id.read_text().strip() if folder.wandb_id.is_file() else None,
+        project=options.project,
+        offline=offline,
+        group=dataset_name,
+        job_type=method_name,
+        config=yaml.safe_load(dump),
+        settings=wandb.Settings(silent=True),
+    )
+    return [logger]
+
+
+def _logged_in() -> bool:
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"] == "online"
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].rstrip("/")
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _finish_wandb(loggers: list[Logger]) -> None:
+    # Without this, a second run in the same process would go on in the first one's.
+    if loggers:
+        import wandb
+
+        wandb.finish()
+
+
+def _print_metrics(result: dict[str, Any]) -> None:
+    for split in ("val", "test"):
+        if split in result:
+            values = "  ".join(f"{key} {value:.4f}" for key, value in result[split].items())
+            print_rank_zero(f"{split}: {values}")
+
+
+@rank_zero_only
+def print_rank_zero(line: str) -> None:
+    """Prints once, however many processes there are."""
+    print(line, flush=True)

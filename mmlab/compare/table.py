@@ -1,0 +1,132 @@
+"""``mmlab compare``: result.json files to a Markdown table, without importing torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from mmlab.errors import UserError
+
+Result = dict[str, Any]
+
+
+def print_table(words: list[str]) -> None:
+    """Prints the table of the runs below the folders named.
+
+    Raises:
+        UserError: for a wrong option, a folder that isn't there, or where there is no finished run.
+    """
+    parser = argparse.ArgumentParser(prog="mmlab compare", exit_on_error=False, description=print_table.__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="searched for result.json files")
+    parser.add_argument("--metric", default="acc", help="acc or f1 (classification)")
+    parser.add_argument("--split", default="test", choices=["val", "test"])
+    try:
+        options, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UserError(f"mmlab compare: {error}; usage: mmlab compare DIR [DIR ...] [--metric acc].") from None
+    if unknown:
+        raise UserError(f"mmlab compare has no option {unknown[0]!r}; it has --metric and --split.")
+    print(table(read_results(options.folders), options.split, options.metric))
+
+
+def read_results(folders: list[Path]) -> list[Result]:
+    """The results below some folders; what can't be read is named on standard error.
+
+    Raises:
+        UserError: if a folder isn't there, or holds no finished run.
+    """
+    results = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder; give the folder of a run, or one that holds runs.")
+        for file in sorted(folder.rglob("result.json")):
+            try:
+                result = json.loads(file.read_text(encoding="utf-8"))
+                missing = [key for key in ("method", "dataset", "seed", "splits", "protocol") if key not in result]
+            except (OSError, ValueError) as error:
+                print(f"left out {file}: {error}", file=sys.stderr)
+                continue
+            if missing:
+                print(f"left out {file}: it has no {', '.join(missing)}", file=sys.stderr)
+            else:
+                results.append(result)
+    if not results:
+        raise UserError(f"there is no result.json below {', '.join(map(str, folders))}; `mmlab fit` writes one at its end.")
+    return results
+
+
+def table(results: list[Result], split: str, metric: str) -> str:
+    """A Markdown table for each data set: mean and sample standard deviation over seeds, in per cent.
+
+    Args:
+        results: contents of result.json files.
+        split: ``val`` or ``test``.
+        metric: ``acc`` or another of the results' metrics.
+
+    Raises:
+        UserError: if no result has that metric on that split.
+    """
+    by_dataset: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        if metric in result.get(split, {}):
+            by_dataset[_dataset(result)].append(result)
+    if not by_dataset:
+        known = sorted({key for result in results for key in result.get(split, {})})
+        raise UserError(f"no result has the metric {metric!r} on {split}; there are {', '.join(known) or 'none'}.")
+    return "\n\n".join(_one_table(name, group, split, metric) for name, group in sorted(by_dataset.items()))
+
+
+def _dataset(result: Result) -> str:
+    details = result.get("dataset_details", {})
+    words = [str(details["variant"])] if details.get("variant") else []
+    words += [f"{details['unseen_speaker']} unseen"] if details.get("unseen_speaker") else []
+    words += ["synthetic"] if details.get("synthetic") else []
+    return result["dataset"] + (f" ({', '.join(words)})" if words else "")
+
+
+def _one_table(name: str, results: list[Result], split: str, metric: str) -> str:
+    modalities = results[0]["modalities"]
+    sizes = results[0]["splits"][split]["samples"]
+    lines = [
+        f"**{name}**, {split} {metric} in %, {sizes} samples, mean ± standard deviation over seeds",
+        "",
+        "| method | seeds | fused | " + " | ".join(modalities) + " |",
+        "| --- | --- | --- | " + " | ".join("---" for _ in modalities) + " |",
+    ]
+    by_method: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        by_method[_method(result)].append(result)
+    for method, group in sorted(by_method.items()):
+        cells = [_spread([run[split].get(key) for run in group])
+                 for key in (metric, *(f"{metric}_{modality}" for modality in modalities))]
+        lines.append(f"| {method} | {len({run['seed'] for run in group})} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, *_warnings(results)])
+
+
+def _method(result: Result) -> str:
+    return result["method"] + (f" ({result['method_variant']})" if result.get("method_variant") else "")
+
+
+def _spread(values: list[float | None]) -> str:
+    known = [100 * value for value in values if value is not None]
+    if not known:
+        return "–"
+    mean = f"{statistics.mean(known):.1f}"
+    return f"{mean} ± {statistics.stdev(known):.1f}" if len(known) > 1 else mean
+
+
+def _warnings(results: list[Result]) -> list[str]:
+    found = []
+    if len({json.dumps(result["splits"], sort_keys=True) for result in results}) > 1:
+        found.append("Not comparable: these runs saw different splits.")
+    if any(result["protocol"] != "honest" for result in results):
+        found.append("Some of these runs selected their checkpoint on the test split (protocol official).")
+    seeds = {method: {run["seed"] for run in results if _method(run) == method} for method in map(_method, results)}
+    if len({frozenset(kept) for kept in seeds.values()}) > 1:
+        found.append("Not every method has the same seeds.")
+    return ["", *found] if found else []

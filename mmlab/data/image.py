@@ -1,0 +1,138 @@
+"""From raw uint8 images and frames to what an encoder sees: batched, on the device that the images are on.
+
+Every class here is a transform: it takes raw values and the batch's draws (None in evaluation). Means and standard
+deviations are in raw units (0 to 255), one number or one for each channel. Aligned modalities share their geometry
+by sharing ``draw``, the prefix of the names under which the draws are made.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from mmlab.data.draws import Draws
+
+
+class Normalise:
+    """(raw - mean) / std, channel by channel.
+
+    Args:
+        mean: of the raw values, one number or one for each channel.
+        std: likewise.
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self._mean, self._std = torch.tensor(mean), torch.tensor(std)
+
+    def __call__(self, raw: Tensor, draws: Draws | None) -> Tensor:
+        """(B, C, ...) to float32 of the same shape; the channels are the second axis."""
+        self._mean, self._std = self._mean.to(raw.device), self._std.to(raw.device)
+        channels = (-1, *(1,) * (raw.ndim - 2))
+        return (raw.to(torch.float32) - self._mean.view(channels)) / self._std.view(channels)
+
+
+class RandomShift:
+    """Training moves each sample by a few whole pixels, repeating its edge; then the values are normalised.
+
+    Args:
+        pixels: the largest move in each direction.
+        mean: of the raw values, one number or one for each channel.
+        std: likewise.
+        draw: prefix of the draws' names.
+    """
+
+    def __init__(self, pixels: int, mean: tuple[float, ...], std: tuple[float, ...], draw: str = "image") -> None:
+        self._pixels = pixels
+        self._normalise = Normalise(mean, std)
+        self._draw = draw
+
+    def __call__(self, raw: Tensor, draws: Draws | None) -> Tensor:
+        """(B, C, H, W) or (B, C, T, H, W) to float32 of the same shape; the frames of a sample move together."""
+        return self._normalise(raw if draws is None else self._moved(raw, draws), draws)
+
+    def _moved(self, raw: Tensor, draws: Draws) -> Tensor:
+        height, width = raw.shape[-2:]
+        moves = (draws.uniform(f"{self._draw}/shift", 2) * (2 * self._pixels + 1)).long() - self._pixels
+        rows = (torch.arange(height, device=raw.device) + moves[:, :1]).clamp(0, height - 1)
+        columns = (torch.arange(width, device=raw.device) + moves[:, 1:]).clamp(0, width - 1)
+        planes = raw.flatten(1, -3)
+        sample = torch.arange(len(raw), device=raw.device)[:, None, None, None]
+        plane = torch.arange(planes.shape[1], device=raw.device)[None, :, None, None]
+        return planes[sample, plane, rows[:, None, :, None], columns[:, None, None, :]].view(raw.shape)
+
+
+class RandomResizedCropFlip:
+    """Square crops for training, the whole image in evaluation, both resized and normalised.
+
+    Training cuts a box of 8 to 100 % of the area and an aspect ratio of 3/4 to 4/3 (the first of ten tries that fits,
+    else the last one cut to the image) and mirrors it left to right with probability 1/2; every frame has a draw
+    of its own. Of the stored frames, ``frames`` are picked in order, one from each of as many equal segments: at
+    random in training, the middle one in evaluation.
+
+    Args:
+        size: side of the result, in pixels.
+        mean: of the raw values, one number or one for each channel.
+        std: likewise.
+        frames: how many frames are picked; None where a sample is one image.
+        draw: prefix of the draws' names.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        frames: int | None = None,
+        draw: str = "image",
+    ) -> None:
+        self._size = size
+        self._normalise = Normalise(mean, std)
+        self._frames = frames
+        self._draw = draw
+
+    def __call__(self, raw: Tensor, draws: Draws | None) -> Tensor:
+        """(B, C, H, W) to (B, C, size, size); with frames, (B, stored, C, H, W) to (B, C, frames, size, size)."""
+        picked = raw[:, None] if self._frames is None else self._picked(raw, self._frames, draws)
+        flat = picked.flatten(0, 1).to(torch.float32)
+        if draws is None:
+            sides = (self._size, self._size)
+            resized = F.interpolate(flat, sides, mode="bilinear", antialias=True, align_corners=False)
+        else:
+            resized = self._cropped(flat, picked.shape[1], draws)
+        normal = self._normalise(resized, draws)
+        clips = normal.view(*picked.shape[:2], *normal.shape[1:]).transpose(1, 2)
+        return clips[:, :, 0] if self._frames is None else clips
+
+    def _picked(self, raw: Tensor, frames: int, draws: Draws | None) -> Tensor:
+        stored = raw.shape[1]
+        within = 0.5 if draws is None else draws.uniform(f"{self._draw}/frame", frames)
+        places = (torch.arange(frames, device=raw.device) + within) * (stored / frames)
+        places = places.long().clamp(max=stored - 1).expand(len(raw), frames)
+        return raw[torch.arange(len(raw), device=raw.device)[:, None], places]
+
+    def _cropped(self, images: Tensor, frames: int, draws: Draws) -> Tensor:
+        height, width = images.shape[-2:]
+        boxes = self._boxes(height, width, frames, draws)
+        which = torch.arange(len(images), device=images.device, dtype=torch.float32)
+        crops = roi_align(images, torch.cat((which[:, None], boxes), dim=1), self._size, aligned=True)
+        flips = draws.uniform(f"{self._draw}/flip", frames).view(-1, 1, 1, 1) < 0.5
+        return torch.where(flips, crops.flip(-1), crops)
+
+    def _boxes(self, height: int, width: int, frames: int, draws: Draws) -> Tensor:
+        def tries(what: str) -> Tensor:
+            return draws.uniform(f"{self._draw}/{what}", frames * 10).view(-1, 10)
+
+        area = (0.08 + 0.92 * tries("area")) * (height * width)
+        ratio = torch.exp((2 * tries("ratio") - 1) * math.log(4 / 3))
+        widths, heights = torch.sqrt(area * ratio), torch.sqrt(area / ratio)
+        fits = (widths <= width) & (heights <= height)
+        first = torch.where(fits.any(dim=1), fits.int().argmax(dim=1), 9)[:, None]
+        wide = widths.gather(1, first).clamp(max=width)
+        high = heights.gather(1, first).clamp(max=height)
+        left, top = draws.uniform(f"{self._draw}/place", frames * 2).view(-1, 2).split(1, dim=1)
+        left, top = left * (width - wide), top * (height - high)
+        return torch.cat((left, top, left + wide, top + high), dim=1)

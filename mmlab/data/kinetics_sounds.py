@@ -1,0 +1,356 @@
+"""Kinetics-Sounds: video clips of actions that can be seen and heard (Arandjelovic and Zisserman, 2017)."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mmlab.data.base import (
+    MultimodalDataset,
+    ProtocolName,
+    Split,
+    SplitName,
+    Transform,
+    carve_validation,
+    refuse_existing,
+)
+from mmlab.data.image import RandomResizedCropFlip
+from mmlab.data.packing import BadSample, Packed, Sample, open_packed, pack
+from mmlab.data.spectrogram import DensitySpectrogram, FilterBank, LogSpectrogram
+from mmlab.data.video import read_audio, read_frames, write_video
+from mmlab.errors import UserError, did_you_mean
+from mmlab.types import Classification, Modality
+
+RATE = 16_000
+SAMPLES = 10 * RATE
+STORED_FRAMES = 10
+FEWEST_FRAMES = 3
+# ImageNet's, in grey levels.
+MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+FOLDERS = ("train", "val", "test")
+LISTS = {name: Path(__file__).parent / "class_lists" / f"kinetics_sounds_{name}.txt" for name in ("31", "34")}
+
+
+class KineticsSounds(MultimodalDataset):
+    """Kinetics-Sounds, from clips of Kinetics that you have downloaded.
+
+    The raw clips lie in ``<root>/videos/<train|val|test>/<class name>/<YouTube id>_<start>_<end>.mp4``, as the usual
+    downloaders of Kinetics leave them (underscores in a class folder's name count as spaces). ``mmlab prepare`` packs
+    the first 10 s of sound (16 kHz mono, repeated where it is shorter) and 10 frames, evenly picked from the first
+    frames of every second, into ``<root>/packed-<frame_side>px``, about 2.3 MB a clip at the default size. Every
+    variant but ``frame_side`` shares this pack. Clips that can't be decoded, that lack sound or pictures, or
+    that have fewer than 3 such frames are left out and named.
+
+    There is no agreed list of classes: 31 to 34 are in use. "34" holds the names of the original paper, seven of which
+    are not in Kinetics-400: four were renamed there, and their clips are found under either name; three
+    (fingerpicking, patting, typing) are gone and usually stay without clips. "31" holds those that are left, under
+    their names in Kinetics-400. Both are assembled from names and sorted. The list of 33 names that some repositories
+    use is not shipped, nor is the map from the integer labels of the 31-class lists in circulation to names, so
+    class indices may differ from theirs. What was used is stored with the results, by SHA-256.
+
+    The ``test`` folder is the test split and ``val`` the validation split; without test clips, ``val`` is the test
+    split, as in most papers, and the honest protocol carves the validation split from ``train``, by video. The
+    official protocol trains on all of ``train`` and validates on the test split, as the papers do.
+
+    Args:
+        root: folder of the raw clips and of the pack.
+        class_list: "31", "34", or a text file with one class name (the name of its folder) on each line.
+        audio: what the encoder sees. ``stft``: ln of the magnitude of a 5 s window (n_fft 256, hop 128), 129 x 626;
+            ``fbank``: Kaldi filter bank with 128 bands, 1024 frames; ``density``: log power density of the whole
+            10 s, standardised clip by clip, 257 x 1004.
+        frames: how many of the 10 stored frames an encoder sees.
+        frame_side: side of the stored frames, in pixels.
+        image_size: side of the frames that an encoder sees, in pixels.
+        split_file: a CSV file with the columns ``id`` (a clip's file name without ``.mp4``) and ``split`` (train, val
+            or test) in place of the folders; clips that it doesn't name are left out.
+        validation_share: of the videos of each class that is carved off for validation.
+        split_seed: of that draw.
+        protocol: ``honest``, or ``official`` for selection on the test split.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/kinetics_sounds",
+        class_list: str = "31",
+        audio: Literal["stft", "fbank", "density"] = "stft",
+        frames: int = 3,
+        frame_side: int = 256,
+        image_size: int = 224,
+        split_file: str | None = None,
+        validation_share: float = 0.1,
+        split_seed: int = 0,
+        protocol: ProtocolName = "honest",
+    ) -> None:
+        if not 1 <= frames <= STORED_FRAMES:
+            raise UserError(f"frames is {frames}, but {STORED_FRAMES} are stored: choose 1 to {STORED_FRAMES}.")
+        if not 0 < validation_share < 1:
+            raise UserError(f"validation_share is {validation_share}; choose a share between 0 and 1.")
+        self.root = Path(root)
+        self.class_list = class_list
+        self.audio = audio
+        self.frames = frames
+        self.frame_side = frame_side
+        self.image_size = image_size
+        self.split_file = split_file
+        self.validation_share = validation_share
+        self.split_seed = split_seed
+        self.protocol = protocol
+        self._list_file = LISTS.get(class_list, Path(class_list))
+        self._classes = read_class_list(self._list_file)
+        self._audio_transform: LogSpectrogram | FilterBank | DensitySpectrogram
+        if audio == "stft":
+            self._audio_scale = (0.0, 1.0)
+            self._audio_transform = LogSpectrogram(SAMPLES, n_fft=256, hop=128, window_samples=5 * RATE)
+        elif audio == "fbank":
+            self._audio_scale = (-4.503877, 2 * 5.141276)
+            self._audio_transform = FilterBank(SAMPLES, RATE, *self._audio_scale)
+        else:
+            self._audio_scale = (0.0, 1.0)
+            self._audio_transform = DensitySpectrogram(SAMPLES, standardise=True)
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """``audio`` and ``visual``."""
+        mean, std = self._audio_scale
+        return (
+            Modality("audio", "audio", self._audio_transform.shape, (mean,), (std,)),
+            Modality("visual", "frames", (3, self.frames, self.image_size, self.image_size), MEAN, STD, 0.0, 255.0),
+        )
+
+    @property
+    def task(self) -> Classification:
+        """Classification into the classes of the list, whether or not there are clips of each."""
+        return Classification(tuple(self._classes))
+
+    def transforms(self) -> dict[str, Transform]:
+        """Spectrograms; crops and flips of the frames."""
+        visual = RandomResizedCropFlip(self.image_size, MEAN, STD, frames=self.frames, draw="visual")
+        return {"audio": self._audio_transform, "visual": visual}
+
+    def splits(self) -> dict[SplitName, Split]:
+        """Opens the pack; the protocol, the class list and the split file are applied here.
+
+        Raises:
+            UserError: if the clips are not prepared, or a split is empty.
+        """
+        packed = open_packed(self._folder, self._command)
+        index = {folder: label for label, folders in enumerate(self._classes.values()) for folder in folders}
+        unpacked = sorted(set(index) - set(packed.meta["options"]["classes"]))
+        if unpacked:
+            raise UserError(f"{self._folder} was packed without {', '.join(unpacked)}; run: {self._command}")
+        part = packed.split if self.split_file is None else self._listed(packed, self.split_file)
+        part = np.where(np.isin(packed.targets, list(index)), part, "")
+        if "test" not in part:
+            part = np.where(part == "val", "test", part)
+        train, validation, test = (np.flatnonzero(part == name) for name in FOLDERS)
+        if len(train) == 0 or len(test) == 0:
+            among = "" if self.split_file is None else f" that {self.split_file} names"
+            raise UserError(
+                f"{self._folder} has {len(train)} training and {len(test)} test clips of the class list "
+                f"{self.class_list!r}{among}; put clips into {self.root / 'videos'} and run: {self._command}"
+            )
+        if self.protocol == "official":
+            validation = test
+        elif len(validation) == 0:
+            labels = np.array([index[name] for name in packed.targets[train]])
+            videos = np.array([_video(packed.ids[position]) for position in train])
+            kept, carved = carve_validation(labels, self.validation_share, self.split_seed, videos)
+            train, validation = train[kept], train[carved]
+            if len(validation) == 0:
+                raise UserError(
+                    f"{self._folder} has one training video in each class: too few to carve a validation split."
+                )
+        return {
+            "train": packed.take(train, index),
+            "val": packed.take(validation, index),
+            "test": packed.take(test, index),
+        }
+
+    def prepare(self, workers: int = 1) -> None:
+        """Decodes and packs every clip of the class list (and of the shipped lists), or goes on where it was stopped.
+
+        Args:
+            workers: how many clips are decoded at the same time.
+
+        Raises:
+            UserError: if there are no clips, or the pack can't be written.
+        """
+        # Packing the shipped lists' classes too lets the variants share one pack.
+        lists = (self._classes, *(read_class_list(file) for file in LISTS.values()))
+        classes = sorted({folder for names in lists for folders in names.values() for folder in folders})
+        samples = self._find(classes)
+        options = {"frame_side": self.frame_side, "classes": classes, "synthetic": (self.root / "SYNTHETIC").exists()}
+        layout = {
+            "audio": ((SAMPLES,), "int16"),
+            "visual": ((STORED_FRAMES, 3, self.frame_side, self.frame_side), "uint8"),
+        }
+        pack(self._folder, "KineticsSounds", options, samples, layout, self._decode, workers)
+        found = {sample.target for sample in samples}
+        empty = [name for name, folders in self._classes.items() if not found.intersection(folders)]
+        if empty:
+            print(f"No clips of {len(empty)} of the {len(self._classes)} classes: {', '.join(empty)}.")
+
+    def write_synthetic(self) -> None:
+        """Writes 4 s clips of four classes, each with a hue and a tone of its own, in the raw layout.
+
+        Raises:
+            UserError: if the root holds anything, or PyAV is not installed.
+        """
+        refuse_existing(self.root)
+        self.root.mkdir(parents=True, exist_ok=True)
+        (self.root / "SYNTHETIC").write_text("These clips are generated; results on them mean nothing.\n")
+        rng = np.random.default_rng(0)
+        for label, folders in enumerate(list(self._classes.values())[:4]):
+            for split, clips in (("train", 6), ("val", 3)):
+                folder = self.root / "videos" / split / folders[0]
+                folder.mkdir(parents=True)
+                for clip in range(clips):
+                    file = folder / f"{split[:2]}synth{label:02}{clip:02}_000000_000004.mp4"
+                    write_video(file, *_synthetic_clip(label, rng), rate=RATE)
+
+    def details(self) -> dict[str, object]:
+        """What tells this variant from others, as plain data for the results."""
+        split_hash = None if self.split_file is None else hashlib.sha256(_bytes(Path(self.split_file))).hexdigest()
+        return {
+            "class_list": self.class_list,
+            "class_list_sha256": hashlib.sha256(_bytes(self._list_file)).hexdigest(),
+            "classes": len(self._classes),
+            "audio": self.audio,
+            "frames": self.frames,
+            "frame_side": self.frame_side,
+            "image_size": self.image_size,
+            "split_file_sha256": split_hash,
+            "validation_share": self.validation_share,
+            "split_seed": self.split_seed,
+            "protocol": self.protocol,
+            "synthetic": (self.root / "SYNTHETIC").exists(),
+        }
+
+    @property
+    def _folder(self) -> Path:
+        return self.root / f"packed-{self.frame_side}px"
+
+    @property
+    def _command(self) -> str:
+        options = f"--root {self.root}"
+        if self.class_list not in LISTS:
+            options += f" --class_list {self.class_list}"
+        if self.frame_side != 256:
+            options += f" --frame_side {self.frame_side}"
+        return f"mmlab prepare KineticsSounds {options}"
+
+    def _find(self, classes: Iterable[str]) -> list[Sample]:
+        videos = self.root / "videos"
+        wanted = set(classes)
+        samples: dict[tuple[str, str], Sample] = {}
+        for split in FOLDERS:
+            for file in sorted((videos / split).glob("*/*.mp4")):
+                target = file.parent.name.replace("_", " ")
+                if target not in wanted:
+                    continue
+                twin = samples.get((split, file.stem))
+                if twin is not None:
+                    raise UserError(
+                        f"{file} and {twin.files['visual']} are one clip in two classes; remove one of them."
+                    )
+                samples[split, file.stem] = Sample(file.stem, split, target, {"audio": file, "visual": file})
+        if not samples:
+            raise UserError(
+                f"{videos} holds no clips of Kinetics-Sounds; put them there as "
+                "<train|val|test>/<class name>/<YouTube id>_<start>_<end>.mp4, or point --root to them."
+            )
+        return list(samples.values())
+
+    def _decode(self, sample: Sample) -> dict[str, np.ndarray]:
+        frames = read_frames(sample.files["visual"], self.frame_side)
+        if len(frames) < FEWEST_FRAMES:
+            raise BadSample(f"only {len(frames)} of the {FEWEST_FRAMES} seconds that are needed")
+        evenly = (np.arange(STORED_FRAMES) + 0.5) * len(frames) / STORED_FRAMES
+        return {
+            "audio": np.resize(read_audio(sample.files["audio"], RATE), SAMPLES),
+            "visual": frames[evenly.astype(np.int64)],
+        }
+
+    def _listed(self, packed: Packed, split_file: str) -> np.ndarray:
+        """The split of each packed clip in the split file, (N,), empty where it names none."""
+        try:
+            table = csv.DictReader(_bytes(Path(split_file)).decode("utf-8-sig").splitlines())
+            lines = list(table)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{split_file} is no UTF-8 text ({error}); save it as a CSV file in UTF-8.") from error
+        if not {"id", "split"} <= set(table.fieldnames or ()):
+            raise UserError(f"{split_file} lacks the columns id and split; its first line must be: id,split")
+        split_of: dict[str, str] = {}
+        for number, line in enumerate(lines, 2):
+            if line["split"] not in FOLDERS:
+                hint = did_you_mean(str(line["split"]), FOLDERS)
+                raise UserError(
+                    f"{split_file}, line {number}: unknown split {line['split']!r}{hint}; use train, val or test."
+                )
+            if line["id"] in split_of:
+                raise UserError(
+                    f"{split_file}, line {number}: {line['id']!r} is listed twice; remove one of the lines."
+                )
+            split_of[line["id"]] = line["split"]
+        return np.array([split_of.get(name, "") for name in packed.ids])
+
+
+def read_class_list(file: Path) -> dict[str, tuple[str, ...]]:
+    """Reads a class list: on each line a name and, after tabs, other names that its folder may have.
+
+    Empty lines and those that begin with ``#`` don't count.
+
+    Returns:
+        By class, in the order of the file, the names that its folder may have.
+
+    Raises:
+        UserError: if the file can't be read, a name is used twice, or there are fewer than two classes.
+    """
+    if not file.is_file():
+        raise UserError(f"There is no class list {file}; choose 31, 34 or a text file with a class name on each line.")
+    try:
+        lines = _bytes(file).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no UTF-8 text ({error}); save the class list in UTF-8.") from error
+    classes: dict[str, tuple[str, ...]] = {}
+    seen: set[str] = set()
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        folders = tuple(name.strip().replace("_", " ") for name in line.split("\t"))
+        if len(set(folders)) < len(folders) or seen.intersection(folders):
+            raise UserError(f"{file}, line {number}: {folders[0]!r} is used twice; every class needs names of its own.")
+        seen.update(folders)
+        classes[folders[0]] = folders
+    if len(classes) < 2:
+        raise UserError(f"{file} names {len(classes)} classes; write at least two, one on each line.")
+    return classes
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} can't be read ({error.strerror}); check the path.") from error
+
+
+def _video(clip: str) -> str:
+    # A YouTube id may hold underscores itself.
+    return clip.rsplit("_", 2)[0]
+
+
+def _synthetic_clip(label: int, rng: np.random.Generator) -> tuple[np.ndarray, int, np.ndarray]:
+    """Frames (20, 48, 64, 3) at 5 fps, the 5, and 4 s of sound: stripes and a tone that tell the class."""
+    columns = np.arange(64) + 3 * np.arange(20)[:, None] + rng.integers(64)
+    stripes = 0.5 + 0.5 * np.sin(2 * np.pi * columns * (label + 1) / 32)
+    colour = np.array([label % 2, label // 2 % 2, 1.0])
+    frames = 255 * stripes[:, None, :, None] * (0.2 + 0.8 * colour) + rng.normal(0, 10, (20, 48, 64, 3))
+    time = np.arange(4 * RATE) / RATE
+    sound = np.sin(2 * np.pi * 220 * 2 ** (label / 2) * time + rng.uniform(0, 6)) + rng.normal(0, 0.2, len(time))
+    return frames.clip(0, 255).astype(np.uint8), 5, (8000 * sound).clip(-32768, 32767).astype(np.int16)

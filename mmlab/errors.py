@@ -1,0 +1,16 @@
+"""The one exception that a person is meant to read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """One sentence: what is wrong, where, and what to do. The command prints it and exits with 2."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns `` (did you mean 'x'?)`` for the closest known word, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,283 @@
+"""What every method shares: steps, metrics, logging, optimisers, stages.
+
+A method writes two things, :meth:`Method.forward` and :meth:`Method.losses`. Everything below is done once here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import MeanMetric
+
+from mmlab.backbones.config import Backbones, Choice, build_encoders
+from mmlab.errors import UserError
+from mmlab.types import Batch, DataSpec, Prediction
+
+OptimizerFactory = Callable[[Iterable], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
+
+FUSED = "fused"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One fit of its own within a run: a fresh optimiser, schedule and Trainer.
+
+    Attributes:
+        name: names the folder of its checkpoints and the values of ``Method.stage``.
+        epochs: how many; None for the Trainer's ``max_epochs``.
+        trains: the child modules that train; the others are frozen and in evaluation mode. Empty leaves
+            everything as it is.
+        keep: which of its checkpoints the next stage (or the test) starts from.
+    """
+
+    name: str
+    epochs: int | None = None
+    trains: tuple[str, ...] = ()
+    keep: Literal["best", "last"] = "best"
+
+
+class Method(LightningModule, ABC):
+    """The base of all methods.
+
+    Args:
+        spec: the data set's :class:`~mmlab.types.DataSpec` as plain data; the command line fills it in.
+        backbone: what encodes each modality: ``small_conv``, a timm model's name, an import path, or its fields.
+        backbones: overrides for single modalities, by name; the others keep ``backbone``.
+        optimizer: makes the optimiser from the parameters that train.
+        scheduler: makes the schedule from the optimiser; stepped once an epoch.
+    """
+
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        backbone: Choice,
+        backbones: Backbones,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None,
+    ) -> None:
+        super().__init__()
+        self.spec = DataSpec.from_dict(spec)
+        self.encoders = build_encoders(self.spec, backbone, backbones)
+        self.stage = ""
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._trains: tuple[str, ...] = ()
+        metrics = self.spec.task.metrics()
+        self.evaluation = nn.ModuleDict({name: metrics.clone() for name in (FUSED, *self.spec.names)})
+        self.evaluation_loss = MeanMetric()
+        self._updated: dict[str, None] = {}
+        self._sums = _Sums()
+
+    # What a method writes.
+
+    @abstractmethod
+    def forward(self, inputs: dict[str, Tensor], present: Tensor) -> Prediction:
+        """The method's decision.
+
+        Args:
+            inputs: (B, *shape) by modality; zeros where a sample lacks it.
+            present: (B, M) bool, in the order of ``self.spec.modalities``.
+        """
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The named parts of the training objective and, under ``loss``, their weighted sum; all scalars."""
+
+    def stages(self) -> list[Stage]:
+        """The fits that make up a run, in order; one that trains everything unless a method says otherwise."""
+        return [Stage("fit")]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The optimiser's parameter groups; one with all that train unless a method says otherwise."""
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    # What the base does.
+
+    def encode(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Features (B, D) of each modality."""
+        return {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
+
+    def begin(self, stage: Stage) -> None:
+        """Enters a stage: freezes what it does not train.
+
+        Raises:
+            UserError: if the stage names a child module that there isn't.
+        """
+        children = [name for name, _ in self.named_children()]
+        for name in stage.trains:
+            if name not in children:
+                raise UserError(
+                    f"stage {stage.name!r} of {type(self).__name__} trains {name!r}, but its modules are "
+                    f"{', '.join(children)}."
+                )
+        self.stage = stage.name
+        self._trains = stage.trains
+        if stage.trains:
+            for name, child in self.named_children():
+                child.requires_grad_(name in stage.trains)
+
+    def train(self, mode: bool = True) -> Method:
+        """Training mode for what the stage trains; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for name, child in self.named_children():
+            if self._trains and name not in self._trains:
+                child.eval()
+        return self
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over :meth:`parameter_groups` and, if there is one, the schedule."""
+        optimizer = self._optimizer(self.parameter_groups())
+        if self._scheduler is None:
+            return optimizer
+        schedule = {"scheduler": self._scheduler(optimizer), "monitor": f"val/{self.spec.task.monitor}"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step: the method's losses, remembered on the device for the epoch's means."""
+        losses = self.losses(batch)
+        self._sums.add(losses, batch.index, self.global_step)
+        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:
+            self._stop_on_nan()
+            last = {f"step/{name}": value.item() for name, value in losses.items()}
+            for logger in self.loggers:
+                logger.log_metrics(last, step=self.global_step)
+        return losses["loss"]
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the epoch's mean of every loss as ``train/<name>``, over all processes, and the learning rate."""
+        self._stop_on_nan()
+        means = self.trainer.strategy.reduce(self._sums.means(), reduce_op="mean")
+        values = {f"train/{name}": mean for name, mean in zip(self._sums.names, means, strict=True)}
+        self.log_dict(values | {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
+        self._sums = _Sums()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses to overwrite a good checkpoint with weights that a NaN went through; keeps the running means."""
+        self._stop_on_nan()
+        checkpoint["mmlab_sums"] = self._sums.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the running means up again."""
+        self._sums = _Sums.from_state(checkpoint["mmlab_sums"])
+
+    def _stop_on_nan(self) -> None:
+        step, index = self._sums.first_bad(self.trainer.strategy)
+        if step is None:
+            return
+        ids = self.trainer.datamodule.splits["train"].ids  # type: ignore[attr-defined]
+        names = ", ".join(ids[position] for position in index[:8]) + (", ..." if len(index) > 8 else "")
+        raise UserError(
+            f"the loss was no longer a finite number at step {step} (epoch {self.current_epoch}, samples {names}): "
+            f"training stopped and the last good checkpoint is kept; lower the learning rate, clip the gradients "
+            f"(--trainer.gradient_clip_val 1) or look at these samples."
+        )
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts the metrics afresh."""
+        self._reset_evaluation()
+
+    def on_test_epoch_start(self) -> None:
+        """Starts the metrics afresh."""
+        self._reset_evaluation()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch to the metrics, fused and of each modality."""
+        self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch to the metrics, fused and of each modality."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val/<metric>`` and ``val/<metric>_<modality>``."""
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs ``test/<metric>`` and ``test/<metric>_<modality>``."""
+        self._log_evaluation("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Batch, Prediction]:
+        """The decision beside the batch that it is about, without the batch's inputs."""
+        prediction = self(batch.inputs, batch.present)
+        return Batch({}, batch.target, batch.present, batch.index), prediction
+
+    def _reset_evaluation(self) -> None:
+        for metrics in self.evaluation.values():
+            metrics.reset()
+        self.evaluation_loss.reset()
+        self._updated = {}
+
+    def _evaluate(self, batch: Batch) -> None:
+        prediction = self(batch.inputs, batch.present)
+        task = self.spec.task
+        self.evaluation_loss.update(task.criterion(prediction.logits.float(), batch.target))
+        self.evaluation[FUSED].update(prediction.logits.float(), batch.target)
+        for name, logits in prediction.unimodal.items():
+            has = batch.present[:, self.spec.position(name)]
+            self.evaluation[name].update(logits[has].float(), batch.target[has])
+            self._updated[name] = None
+
+    def _log_evaluation(self, split: str) -> None:
+        values = {f"{split}/loss": self.evaluation_loss.compute()}
+        values |= {f"{split}/{key}": value for key, value in self.evaluation[FUSED].compute().items()}
+        for name in self._updated:
+            values |= {f"{split}/{key}_{name}": value for key, value in self.evaluation[name].compute().items()}
+        # The metrics have been summed over all processes already: every process logs the same numbers.
+        self.log_dict(values, rank_zero_only=False, sync_dist=False)
+
+
+class _Sums:
+    """Running sums of the losses, and the first batch with a loss that isn't finite, all on the device.
+
+    Nothing here waits for the device; reading (:meth:`first_bad`, :meth:`means`) does.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._total: Tensor | None = None
+        self._count = 0
+        self._bad_step: Tensor | None = None
+        self._bad_index: Tensor | None = None
+
+    def add(self, losses: dict[str, Tensor], index: Tensor, step: int) -> None:
+        values = torch.stack([value.detach().float() for value in losses.values()])
+        self._count += 1
+        if self._total is None:
+            self.names = list(losses)
+            self._total = torch.zeros_like(values)
+        self._total += values
+        if self._bad_step is None or self._bad_index is None:
+            self._bad_step = torch.full((), -1, device=index.device)
+            self._bad_index = torch.zeros_like(index)
+        newly = ~losses["loss"].detach().isfinite() & (self._bad_step < 0)
+        self._bad_step = torch.where(newly, step, self._bad_step)
+        self._bad_index = torch.where(newly, index, self._bad_index)
+
+    def first_bad(self, strategy: Any) -> tuple[int | None, list[int]]:
+        """The step and the samples of the first bad batch on any process; on the others, what this one saw."""
+        if self._bad_step is None or self._bad_index is None:
+            return None, []
+        worst = int(strategy.reduce(self._bad_step.clone(), reduce_op="max"))
+        return (None, []) if worst < 0 else (worst, self._bad_index.tolist())
+
+    def means(self) -> Tensor:
+        assert self._total is not None
+        return self._total / self._count
+
+    def state(self) -> dict[str, Any]:
+        return {"names": self.names, "total": self._total, "count": self._count}
+
+    @staticmethod
+    def from_state(state: dict[str, Any]) -> _Sums:
+        sums = _Sums()
+        sums.names, sums._total, sums._count = state["names"], state["total"], state["count"]
+        return sums

@@ -1,0 +1,64 @@
+"""Joint training: all encoders and one fusion head, trained end to end. The baseline of balanced learning.
+
+Idea: the features of all modalities go into one head, and one cross-entropy trains everything. Where one modality
+is easier to learn, it takes over the loss and the others stay undertrained: what the other methods set out to mend.
+
+Loss:
+
+    L = CE(h(f_1(x_1), ..., f_M(x_M)), y)
+
+with the head h by concatenation, sum, FiLM (Perez et al., AAAI 2018) or gate (Kiela et al., AAAI 2018), as compared
+in Peng et al., CVPR 2022. A missing modality's feature counts as zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mmlab.backbones.config import NO_OVERRIDES, Backbones, Choice, widths
+from mmlab.fusion.joint import ConcatFusion, FiLMFusion, GatedFusion, SumFusion
+from mmlab.methods.base import Method, OptimizerFactory, SchedulerFactory
+from mmlab.types import Batch, Prediction
+
+FUSIONS = {"concat": ConcatFusion, "sum": SumFusion, "film": FiLMFusion, "gated": GatedFusion}
+
+
+class JointTraining(Method):
+    """One loss on one fused decision.
+
+    Args:
+        spec: see :class:`~mmlab.methods.base.Method`.
+        fusion: the head; ``film`` and ``gated`` condition the other modalities on the first.
+        backbone: see :class:`~mmlab.methods.base.Method`.
+        backbones: likewise.
+        optimizer: likewise.
+        scheduler: likewise.
+
+    Raises:
+        UserError: if the data set has only one modality.
+    """
+
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        fusion: Literal["concat", "sum", "film", "gated"] = "concat",
+        backbone: Choice = "small_conv",
+        backbones: Backbones = NO_OVERRIDES,
+        optimizer: OptimizerFactory = lambda p: torch.optim.Adam(p, lr=1e-3),
+        scheduler: SchedulerFactory | None = None,
+    ) -> None:
+        super().__init__(spec, backbone, backbones, optimizer, scheduler)
+        self.fusion = FUSIONS[fusion](widths(self.encoders), self.spec.task.outputs)
+
+    def forward(self, inputs: dict[str, Tensor], present: Tensor) -> Prediction:
+        """Fuses features, then classifies."""
+        features = self.encode(inputs)
+        return Prediction(self.fusion(features, present), features=features)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy of the fused decision."""
+        logits = self(batch.inputs, batch.present).logits
+        return {"loss": self.spec.task.criterion(logits, batch.target).mean()}

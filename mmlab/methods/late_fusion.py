@@ -1,0 +1,76 @@
+"""Late fusion: each modality decides by itself, the decisions are summed with fixed weights.
+
+Idea: every modality has its own encoder and linear classifier; the logits z^m are fused linearly, and the fused and
+the unimodal logits are all trained. The baseline that Multimodal Negative Learning (NeurIPS 2025) starts from.
+
+Loss, with f = sum_m w_m z^m and weights u_m:
+
+    L = CE(f, y) + sum_m u_m CE(z^m, y)
+
+Where a sample lacks a modality (ours), its weight is 0 and the other weights are renormalised to sum 1; CE(z^m, y)
+is averaged over the samples that have m.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmlab.backbones.config import NO_OVERRIDES, Backbones, Choice, widths
+from mmlab.fusion.static import StaticLateFusion
+from mmlab.losses.late_fusion import late_fusion_losses, weights_of_unimodal
+from mmlab.methods.base import Method, OptimizerFactory, SchedulerFactory
+from mmlab.types import Batch, Prediction
+
+
+class LateFusion(Method):
+    """Static late fusion with unimodal cross-entropies.
+
+    Args:
+        spec: see :class:`~mmlab.methods.base.Method`.
+        weights: fusion weights in the order of the modalities, scaled to sum 1; all equal unless given.
+        unimodal_weights: weights u_m of the unimodal cross-entropies; all 1 unless given.
+        backbone: see :class:`~mmlab.methods.base.Method`.
+        backbones: likewise.
+        optimizer: likewise.
+        scheduler: likewise.
+
+    Raises:
+        UserError: if the data set has only one modality, or weights don't fit it.
+    """
+
+    unimodal_weights: Tensor
+
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        weights: list[float] | None = None,
+        unimodal_weights: list[float] | None = None,
+        backbone: Choice = "small_conv",
+        backbones: Backbones = NO_OVERRIDES,
+        optimizer: OptimizerFactory = lambda p: torch.optim.Adam(p, lr=1e-3),
+        scheduler: SchedulerFactory | None = None,
+    ) -> None:
+        super().__init__(spec, backbone, backbones, optimizer, scheduler)
+        self.fusion = StaticLateFusion(widths(self.encoders), self.spec.task.outputs, weights)
+        u = weights_of_unimodal(unimodal_weights, self.spec.names)
+        self.register_buffer("unimodal_weights", u, persistent=False)
+
+    def forward(self, inputs: dict[str, Tensor], present: Tensor) -> Prediction:
+        """Classifies by each modality and fuses the logits."""
+        features = self.encode(inputs)
+        fused, unimodal, weights = self.fusion(features, present)
+        return Prediction(fused, dict(zip(self.spec.names, unimodal, strict=True)), weights, features=features)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The fused and the unimodal cross-entropies."""
+        prediction = self(batch.inputs, batch.present)
+        unimodal = torch.stack(list(prediction.unimodal.values()))
+        ce_fused, ce_unimodal = late_fusion_losses(
+            prediction.logits, unimodal, batch.target, batch.present, self.spec.task.criterion
+        )
+        loss = ce_fused + (self.unimodal_weights * ce_unimodal).sum()
+        parts = {f"ce_{name}": ce for name, ce in zip(self.spec.names, ce_unimodal, strict=True)}
+        return {"loss": loss, "ce_fused": ce_fused, **parts}

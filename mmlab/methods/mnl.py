@@ -1,0 +1,127 @@
+"""MNL, Multimodal Negative Learning: the better modality tells the others which classes not to choose.
+
+Paper: Gong, Gao, Zhu, Hu, Cao, NeurIPS 2025. Idea: late fusion f = sum_m w_m z^m; on each sample, the modality g with
+both the larger target probability and the larger margin over the strongest fused competitor guides the weaker k, by
+its detached probabilities p^g, over the classes that are not the label y. Where the two criteria disagree, nobody does.
+
+    L = CE(f, y) + sum_m u_m CE(z^m, y) + lam * mean_i sum_{c != y} -sg(p^g_c) log p^k_c          (variant: paper)
+
+The official code (variant: official, the default: the published numbers were made with it) divides the guidance by
+the number of classes too, gives the guided modality an extra -log p^k_y / C, and has no warm-up, which the paper has.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from mmlab.backbones.config import NO_OVERRIDES, Backbones, Choice, widths
+from mmlab.errors import UserError
+from mmlab.fusion.static import StaticLateFusion
+from mmlab.losses.late_fusion import weights_of_unimodal
+from mmlab.losses.non_target_guidance import Rule, Scope, Variant, negative_learning
+from mmlab.methods.base import Method, OptimizerFactory, SchedulerFactory
+from mmlab.types import Batch, Prediction
+
+
+class MNL(Method):
+    """Multimodal Negative Learning with static late fusion.
+
+    Any number of modalities and samples with missing ones: a modality takes as guide the one of largest target
+    probability among those that beat it; a missing one neither guides nor is guided (both ours).
+
+    Args:
+        spec: see :class:`~mmlab.methods.base.Method`.
+        variant: the objective of the official code or of the paper.
+        lam: strength of the guidance; 0.7 belongs to the official variant, whose guidance is divided by C.
+        warmup_epochs: epochs without guidance.
+        guidance_rule: who guides: ``dynamic`` (target probability and margin), ``confidence`` (target probability
+            only), ``prior`` (one modality, always), ``off`` (plain late fusion).
+        guidance_scope: guided classes; ``all`` is an ablation that includes the target.
+        prior_guide: the guide of the rule ``prior``; the first modality unless given.
+        weights: fusion weights in the order of the modalities, scaled to sum 1; all equal unless given.
+        unimodal_weights: weights u_m of the unimodal cross-entropies; all 1 unless given.
+        backbone: see :class:`~mmlab.methods.base.Method`.
+        backbones: likewise.
+        optimizer: likewise.
+        scheduler: likewise.
+
+    Raises:
+        UserError: if the data set has only one modality, or an option doesn't fit.
+    """
+
+    unimodal_weights: Tensor
+
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        variant: Variant = "official",
+        lam: float = 0.7,
+        warmup_epochs: int = 0,
+        guidance_rule: Rule = "dynamic",
+        guidance_scope: Scope = "non_target",
+        prior_guide: str | None = None,
+        weights: list[float] | None = None,
+        unimodal_weights: list[float] | None = None,
+        backbone: Choice = "small_conv",
+        backbones: Backbones = NO_OVERRIDES,
+        optimizer: OptimizerFactory = lambda p: torch.optim.Adam(p, lr=1e-3),
+        scheduler: SchedulerFactory | None = None,
+    ) -> None:
+        super().__init__(spec, backbone, backbones, optimizer, scheduler)
+        if lam < 0:
+            raise UserError(f"MNL can't have lam {lam}: it is the guidance's strength, give 0 or more.")
+        if warmup_epochs < 0:
+            raise UserError(f"MNL can't warm up for {warmup_epochs} epochs: give warmup_epochs 0 or more.")
+        if prior_guide is not None and guidance_rule != "prior":
+            raise UserError(
+                f"MNL uses prior_guide {prior_guide!r} only by the rule prior: set guidance_rule to prior or leave "
+                f"prior_guide out."
+            )
+        if self.spec.task.outputs == 2 and guidance_scope == "non_target" and guidance_rule != "off":
+            rank_zero_warn(
+                "with two classes, only one is not the target: MNL's guidance then has no spread to teach and only "
+                "narrows the guided modality's margin; guidance_rule off is late fusion without it."
+            )
+        self.variant: Variant = variant
+        self.lam = lam
+        self.warmup_epochs = warmup_epochs
+        self.guidance_rule: Rule = guidance_rule
+        self.guidance_scope: Scope = guidance_scope
+        self.prior = 0 if prior_guide is None else self.spec.position(prior_guide)
+        self.fusion = StaticLateFusion(widths(self.encoders), self.spec.task.outputs, weights)
+        u = weights_of_unimodal(unimodal_weights, self.spec.names)
+        self.register_buffer("unimodal_weights", u, persistent=False)
+
+    def forward(self, inputs: dict[str, Tensor], present: Tensor) -> Prediction:
+        """Classifies by each modality and fuses the logits; the guidance costs nothing here."""
+        features = self.encode(inputs)
+        fused, unimodal, weights = self.fusion(features, present)
+        return Prediction(fused, dict(zip(self.spec.names, unimodal, strict=True)), weights, features=features)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Late fusion's cross-entropies and the guidance."""
+        prediction = self(batch.inputs, batch.present)
+        terms = negative_learning(
+            prediction.logits,
+            torch.stack(list(prediction.unimodal.values())),
+            batch.target,
+            batch.present,
+            lam=self.lam,
+            variant=self.variant,
+            rule=self.guidance_rule,
+            scope=self.guidance_scope,
+            prior=self.prior,
+            unimodal_weights=self.unimodal_weights,
+            warming_up=self.current_epoch < self.warmup_epochs,
+        )
+        return {
+            "loss": terms.loss,
+            "ce_fused": terms.ce_fused,
+            **{f"ce_{name}": ce for name, ce in zip(self.spec.names, terms.ce_unimodal, strict=True)},
+            "guidance": terms.guidance,
+            "extra_target_ce": terms.extra_target_ce,
+        }

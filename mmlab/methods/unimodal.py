@@ -1,0 +1,67 @@
+"""Unimodal: one modality alone, the yardstick of every fusion method.
+
+Idea: encoder, linear classifier, cross-entropy. What several modalities gain must be measured against the best
+single one trained by itself, not against a head inside a joint model.
+
+Loss, averaged over the samples that have the modality m:
+
+    L = CE(W f_m(x_m) + b, y)
+
+A sample without the modality is classified from the zeros in its place, that is by chance.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmlab.backbones.config import NO_OVERRIDES, Backbones, Choice, widths
+from mmlab.losses.late_fusion import mean_over
+from mmlab.methods.base import Method, OptimizerFactory, SchedulerFactory
+from mmlab.types import Batch, Prediction
+
+
+class Unimodal(Method):
+    """One modality alone.
+
+    Args:
+        spec: see :class:`~mmlab.methods.base.Method`.
+        modality: the name of the one that is used.
+        backbone: see :class:`~mmlab.methods.base.Method`.
+        backbones: likewise.
+        optimizer: likewise.
+        scheduler: likewise.
+
+    Raises:
+        UserError: if the data set has no such modality.
+    """
+
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        modality: str,
+        backbone: Choice = "small_conv",
+        backbones: Backbones = NO_OVERRIDES,
+        optimizer: OptimizerFactory = lambda p: torch.optim.Adam(p, lr=1e-3),
+        scheduler: SchedulerFactory | None = None,
+    ) -> None:
+        super().__init__(spec, backbone, backbones, optimizer, scheduler)
+        self.position = self.spec.position(modality)
+        self.modality = modality
+        # An encoder without a gradient would stop distributed training.
+        self.encoders = nn.ModuleDict({modality: self.encoders[modality]})
+        self.classifier = nn.Linear(widths(self.encoders)[modality], self.spec.task.outputs)
+
+    def forward(self, inputs: dict[str, Tensor], present: Tensor) -> Prediction:
+        """Classifies by the one modality."""
+        features = self.encode(inputs)
+        logits = self.classifier(features[self.modality])
+        return Prediction(logits, unimodal={self.modality: logits}, features=features)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy over the samples that have the modality."""
+        logits = self(batch.inputs, batch.present).logits
+        each = self.spec.task.criterion(logits, batch.target)
+        return {"loss": mean_over(each, batch.present[:, self.position])}

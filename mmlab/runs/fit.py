@@ -1,0 +1,197 @@
+"""A run from its first stage to its result.json."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+from mmlab.data.datamodule import MultimodalDataModule
+from mmlab.errors import UserError
+from mmlab.methods.base import Method, Stage
+from mmlab.runs.callbacks import RandomState, SaveOnTermination, Stopwatch
+from mmlab.runs.curves import draw_curves
+from mmlab.runs.folder import RunFolder, write_json
+from mmlab.runs.metrics_file import MetricsFile
+from mmlab.runs.result import describe, peak_memory_mib
+
+
+@dataclass
+class Plan:
+    """How a run goes, apart from its method and data.
+
+    Attributes:
+        folder: where everything goes.
+        seed: of the run.
+        resume: whether to go on from what the folder holds.
+        test: whether to test the selected checkpoint at the end.
+        patience: epochs without a better validation metric before a stage stops; 0 never stops.
+        checkpoint_every: training steps between checkpoints within an epoch; 0 for none.
+        make_trainer: a Trainer as configured, from more callbacks, loggers and a number of epochs (None: as is).
+        loggers: besides metrics.csv.
+    """
+
+    folder: RunFolder
+    seed: int
+    resume: bool
+    test: bool
+    patience: int
+    checkpoint_every: int
+    make_trainer: Callable[[list[Callback], list[Logger], int | None], Trainer]
+    loggers: list[Logger]
+
+
+def fit(method: Method, data: MultimodalDataModule, plan: Plan) -> dict[str, Any]:
+    """Trains every stage, selects on validation, tests, and writes result.json and curves.png.
+
+    Returns:
+        The content of result.json; empty for a ``fast_dev_run``, which keeps nothing.
+    """
+    if plan.resume and plan.folder.result.is_file():
+        rank_zero_info(f"{plan.folder.path} is finished: its result.json stands.")
+        return dict(json.loads(plan.folder.result.read_text()))
+    stages = method.stages()
+    finished: list[dict[str, Any]] = []
+    for stage in stages:
+        done = _fit_stage(method, data, plan, stage, plan.folder.checkpoints(stage.name, len(stages)))
+        if done is None:
+            return {}
+        finished.append(done)
+    trainer = plan.make_trainer([], [], None)
+    result = describe(method, data, plan.seed)
+    result["stages"] = finished
+    result["best_epoch"] = finished[-1]["best_epoch"]
+    result["epochs"] = sum(done["epochs"] for done in finished)
+    result["wall_s"] = round(sum(done["wall_s"] for done in finished), 2)
+    result["samples_per_s"] = finished[-1]["samples_per_s"]
+    result["peak_memory_mib"] = round(peak_memory_mib(), 1)
+    result["devices"] = trainer.world_size
+    result["precision"] = str(trainer.precision)
+    result["val"] = evaluate(trainer, method, data, "val")
+    if plan.test:
+        result["test"] = evaluate(trainer, method, data, "test")
+    _finish(plan, result, method)
+    trainer.strategy.barrier("result")
+    return result
+
+
+def evaluate(trainer: Trainer, method: Method, data: MultimodalDataModule, split: str) -> dict[str, float]:
+    """Metrics of one whole split, fused and of each modality, by name without the split."""
+    run = trainer.validate if split == "val" else trainer.test
+    (values,) = run(method, datamodule=data, verbose=False)
+    return {key.removeprefix(f"{split}/"): value for key, value in values.items()}
+
+
+def load_weights(method: Method, path: Path) -> None:
+    """Loads a checkpoint's weights and memory into a method; nothing in the file is executed.
+
+    Raises:
+        UserError: if the file is absent, damaged, refused by the restricted loader, or of another model.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint {path}; `mmlab fit` writes it at the end of the first epoch.") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"the checkpoint {path} can't be loaded safely ({reason[:160]}); fit the run again.") from None
+    try:
+        method.load_state_dict(state)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:240]
+        raise UserError(f"the checkpoint {path} belongs to another model than the config builds: {detail}") from None
+
+
+def selected_checkpoint(folder: RunFolder, method: Method) -> Path:
+    """The checkpoint that a run's last stage selected on validation."""
+    stages = method.stages()
+    return folder.checkpoints(stages[-1].name, len(stages)) / f"{stages[-1].keep}.ckpt"
+
+
+def _fit_stage(
+    method: Method, data: MultimodalDataModule, plan: Plan, stage: Stage, checkpoints: Path
+) -> dict[str, Any] | None:
+    record, last = checkpoints / "finished.json", checkpoints / "last.ckpt"
+    if plan.resume and record.is_file():
+        load_weights(method, checkpoints / f"{stage.keep}.ckpt")
+        return dict(json.loads(record.read_text()))
+    method.begin(stage)
+    stopwatch, best = Stopwatch(), _best(method, checkpoints)
+    callbacks = [stopwatch, RandomState(), best, *_last(checkpoints, plan.checkpoint_every), SaveOnTermination(last)]
+    if plan.patience:
+        task = method.spec.task
+        callbacks.append(EarlyStopping(f"val/{task.monitor}", mode=task.mode, patience=plan.patience))
+    loggers = [MetricsFile(plan.folder.metrics, stage.name), *plan.loggers]
+    trainer = plan.make_trainer(callbacks, loggers, stage.epochs)
+    torch.cuda.reset_peak_memory_stats() if torch.cuda.is_available() else None
+    resumed = plan.resume and last.is_file()
+    trainer.fit(method, datamodule=data, ckpt_path=last if resumed else None, weights_only=True if resumed else None)
+    if trainer.fast_dev_run:
+        return None
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    trainer.strategy.barrier("stage")
+    load_weights(method, checkpoints / f"{stage.keep}.ckpt")
+    score = float(best.best_model_score) if best.best_model_score is not None else None
+    done = {
+        "stage": stage.name,
+        "epochs": trainer.current_epoch,
+        "best_epoch": _epoch_of(best),
+        "best_score": score,
+        "kept": stage.keep,
+        "wall_s": round(stopwatch.wall_s, 2),
+        "samples_per_s": round(stopwatch.samples / max(stopwatch.training_s, 1e-9), 1),
+    }
+    rank_zero_only(write_json)(record, done)
+    return done
+
+
+def _best(method: Method, checkpoints: Path) -> ModelCheckpoint:
+    task = method.spec.task
+    return ModelCheckpoint(
+        checkpoints,
+        filename="best",
+        monitor=f"val/{task.monitor}",
+        mode=task.mode,
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )
+
+
+def _last(checkpoints: Path, every: int) -> list[ModelCheckpoint]:
+    at_epochs = ModelCheckpoint(
+        checkpoints, filename="last", enable_version_counter=False, every_n_epochs=1, save_on_train_epoch_end=True
+    )
+    within = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False, every_n_train_steps=every)
+    return [at_epochs, within] if every else [at_epochs]
+
+
+def _epoch_of(best: ModelCheckpoint) -> int | None:
+    """The epoch, counted from 1, that the best checkpoint was taken after."""
+    if not best.best_model_path:
+        return None
+    return int(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["epoch"]) + 1
+
+
+@rank_zero_only
+def _finish(plan: Plan, result: dict[str, Any], method: Method) -> None:
+    result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    title = f"{result['method']} on {result['dataset']}, seed {plan.seed}"
+    draw_curves(plan.folder.metrics, plan.folder.curves, method.spec.task.monitor, title)
+    write_json(plan.folder.result, result)
+
+
+def copies(callbacks: list[Callback]) -> list[Callback]:
+    """Fresh copies of a person's callbacks: each stage is a fit of its own, with counters of its own."""
+    return copy.deepcopy(callbacks)

@@ -1,0 +1,200 @@
+"""The words that all rooms share: Modality, Task, DataSpec, Batch, Prediction.
+
+Shapes use one set of letters throughout: ``B`` batch, ``M`` modalities, ``C`` classes, ``D`` feature width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmlab.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:  # torchmetrics costs seconds to import and only training needs it
+    from torchmetrics import MetricCollection
+
+Kind = Literal["audio", "image", "frames", "flow", "depth", "sequence", "text", "vector"]
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One kind of input and the scale of its raw values.
+
+    A tensor that an encoder sees is ``(raw - mean) / std``, channel by channel, so that a corruption given in
+    raw units (grey levels, say) can be applied to it and clamped where the raw data would be.
+
+    Attributes:
+        name: how data sets, methods and results call it (``audio``, ``image``, ...).
+        kind: what it is; a backbone reads from this how the shape is meant.
+        shape: what an encoder sees for one sample, without the batch: ``audio`` (1, F, T), ``image``, ``depth``
+            (channels, H, W), ``frames``, ``flow`` (channels, T, H, W), ``sequence`` (T, D), ``vector`` (D,).
+        mean: of the raw values, one number or one for each channel.
+        std: likewise.
+        low: the smallest raw value there can be; None where there is no bound.
+        high: the largest.
+    """
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Single-label classification.
+
+    Attributes:
+        classes: the names in the order of the logits.
+    """
+
+    classes: tuple[str, ...]
+    monitor = "acc"
+    """The validation metric that selects the checkpoint, and its direction."""
+    mode = "max"
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a head puts out for one sample."""
+        return len(self.classes)
+
+    def criterion(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy of each sample, (B,), from logits (B, C) and target (B,)."""
+        return F.cross_entropy(logits, target, reduction="none")
+
+    def decision(self, logits: Tensor) -> Tensor:
+        """The predicted class of each sample, (B,), the lowest index on ties."""
+        return logits.argmax(dim=1)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Softmax of the logits, (B, C)."""
+        return logits.softmax(dim=1)
+
+    def metrics(self) -> MetricCollection:
+        """Top-1 accuracy over all samples and macro F1, under the names ``acc`` and ``f1``."""
+        from torchmetrics import MetricCollection
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+        classes = len(self.classes)
+        return MetricCollection(
+            {
+                "acc": MulticlassAccuracy(classes, average="micro", validate_args=False),
+                "f1": MulticlassF1Score(classes, average="macro", validate_args=False),
+            }
+        )
+
+
+Task = Classification
+"""Every task there is. A union, once there is more than one: no method asks which it is on."""
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a method must know of the data it is built for.
+
+    Attributes:
+        dataset: the data set's name, for results and dashboards.
+        modalities: in the order that ``Batch.present`` and all fusion weights follow.
+        task: owns the criterion, the metrics and the decision.
+        train_size: number of training samples (methods with a memory allocate by it).
+    """
+
+    dataset: str
+    modalities: tuple[Modality, ...]
+    task: Task
+    train_size: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities' names, in order."""
+        return tuple(modality.name for modality in self.modalities)
+
+    def position(self, name: str) -> int:
+        """The place of a modality in the order.
+
+        Raises:
+            UserError: if the data set has no such modality.
+        """
+        if name not in self.names:
+            raise UserError(
+                f"{self.dataset} has no modality {name!r}{did_you_mean(name, self.names)}; "
+                f"its modalities are {', '.join(self.names)}."
+            )
+        return self.names.index(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: numbers, strings, lists and dicts. The command line links this into the method."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(plain: dict[str, Any]) -> DataSpec:
+        """The reverse of :meth:`to_dict`; lists in place of tuples are accepted."""
+
+        def modality(fields: dict[str, Any]) -> Modality:
+            tuples = {key: tuple(fields[key]) for key in ("shape", "mean", "std") if key in fields}
+            return Modality(**{**fields, **tuples})
+
+        return DataSpec(
+            dataset=plain["dataset"],
+            modalities=tuple(modality(fields) for fields in plain["modalities"]),
+            task=Classification(tuple(plain["task"]["classes"])),
+            train_size=plain["train_size"],
+        )
+
+
+@dataclass
+class Batch:
+    """Samples on their way from a data set to a method.
+
+    Attributes:
+        inputs: (B, ...) by modality. A modality that a sample lacks holds zeros there.
+        target: (B,) class indices.
+        present: (B, M) bool, which modalities a sample really has, in the DataSpec's order.
+        index: (B,) int64, the sample's position in its split.
+    """
+
+    inputs: dict[str, Tensor]
+    target: Tensor
+    present: Tensor
+    index: Tensor
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
+        """The same batch on another device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory (called by the DataLoader's pinning thread)."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Any) -> Batch:
+        inputs = {name: change(tensor) for name, tensor in self.inputs.items()}
+        return Batch(inputs, change(self.target), change(self.present), change(self.index))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+@dataclass
+class Prediction:
+    """What a method says of a batch; diagnostics, robustness and plots read this and nothing else of a method.
+
+    Attributes:
+        logits: (B, C), the fused decision.
+        unimodal: (B, C) by modality, for methods that have a decision of each modality alone.
+        weights: (B, M), fusion weights, 0 where a modality is missing.
+        uncertainty: (B, M).
+        features: (B, D) by modality.
+    """
+
+    logits: Tensor
+    unimodal: dict[str, Tensor] = field(default_factory=dict)
+    weights: Tensor | None = None
+    uncertainty: Tensor | None = None
+    features: dict[str, Tensor] = field(default_factory=dict)

@@ -1,0 +1,140 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmlab.data.draws import Draws
+from mmlab.data.image import Normalise, RandomResizedCropFlip, RandomShift
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden/di_mml/data_transforms.json").read_text())
+
+
+def pixels(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def batch_draws(batch: int, epoch: int = 0) -> Draws:
+    return Draws(0, epoch, torch.arange(batch))
+
+
+@pytest.mark.parametrize("case", ["rgb_train", "rgb_test"])
+def test_normalise_golden(case):
+    raw = torch.tensor(GOLDEN["inputs"][f"{case}/pixel"]).to(torch.uint8)
+    normalise = Normalise(tuple(GOLDEN["hyper"][case]["mean"]), tuple(GOLDEN["hyper"][case]["std"]))
+    normal = normalise(raw.expand(1, 3, 1, -1), None)
+    expected = torch.tensor(GOLDEN["outputs"][f"{case}/value_per_channel"], dtype=torch.float32)
+    torch.testing.assert_close(normal[0, :, 0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_normalise_of_clips_goes_by_the_second_axis():
+    raw = pixels(2, 3, 4, 5, 6)
+    normal = Normalise((10.0, 20.0, 30.0), (2.0, 4.0, 8.0))(raw, None)
+    torch.testing.assert_close(normal[:, 2], (raw[:, 2].float() - 30.0) / 8.0)
+    assert normal.dtype == torch.float32
+
+
+def test_shift_is_off_in_evaluation():
+    raw = pixels(3, 1, 8, 8)
+    torch.testing.assert_close(RandomShift(2, (5.0,), (2.0,))(raw, None), Normalise((5.0,), (2.0,))(raw, None))
+
+
+def test_shift_moves_by_whole_pixels_and_uses_every_move():
+    field = (torch.arange(12)[:, None] * 12 + torch.arange(12)).to(torch.uint8)
+    moved = RandomShift(2, (0.0,), (1.0,))(field.expand(400, 1, 12, 12), batch_draws(400))
+    # The middle is out of reach of the edges: the value found there tells where it came from.
+    rows, columns = moved[:, 0, 6, 6].long() // 12 - 6, moved[:, 0, 6, 6].long() % 12 - 6
+    assert set(rows.tolist()) == set(columns.tolist()) == {-2, -1, 0, 1, 2}
+    for sample, row, column in zip(moved, rows.tolist(), columns.tolist(), strict=True):
+        down, right = (torch.arange(12) + row).clamp(0, 11), (torch.arange(12) + column).clamp(0, 11)
+        torch.testing.assert_close(sample[0], field[down][:, right].float())
+
+
+def test_shift_moves_the_frames_of_a_sample_together():
+    still = pixels(4, 1, 1, 9, 9).expand(4, 1, 5, 9, 9)
+    moved = RandomShift(3, (0.0,), (1.0,))(still, batch_draws(4))
+    assert moved.shape == (4, 1, 5, 9, 9)
+    torch.testing.assert_close(moved, moved[:, :, :1].expand_as(moved))
+
+
+def test_shift_depends_on_sample_and_epoch_only():
+    raw, shift = pixels(6, 2, 10, 10), RandomShift(3, (0.0,), (1.0,))
+    whole = shift(raw, batch_draws(6))
+    part = shift(raw[[4, 1]], Draws(0, 0, torch.tensor([4, 1])))
+    torch.testing.assert_close(part, whole[[4, 1]])
+    assert (shift(raw, batch_draws(6, epoch=1)) != whole).any()
+
+
+def test_crop_evaluation_resizes_the_whole_image():
+    raw = torch.full((2, 3, 40, 30), 100, dtype=torch.uint8)
+    raw[1, :, :20] = 200
+    out = RandomResizedCropFlip(10, (0.0,), (1.0,))(raw, None)
+    assert out.shape == (2, 3, 10, 10)
+    torch.testing.assert_close(out[0], torch.full((3, 10, 10), 100.0))
+    torch.testing.assert_close(out[1, 0, [0, 9], 5], torch.tensor([200.0, 100.0]))
+
+
+def gradients(batch: int, height: int, width: int) -> torch.Tensor:
+    """Images whose first channel is the row and whose second is the column, in pixels."""
+    rows = torch.arange(height).expand(width, height).T
+    columns = torch.arange(width).expand(height, width)
+    return torch.stack((rows, columns)).to(torch.uint8).expand(batch, 2, height, width)
+
+
+def test_crops_have_the_usual_areas_and_ratios():
+    side = 16
+    out = RandomResizedCropFlip(side, (0.0,), (1.0,))(gradients(500, 100, 80), batch_draws(500))
+    # Over a ramp, bilinear sampling is exact inside the image: the slope is the size of the box.
+    inside = slice(4, 12)
+    heights = out[:, 0, inside].mean(dim=2).diff(dim=1).mean(dim=1) * side
+    slopes = out[:, 1, :, inside].mean(dim=1).diff(dim=1).mean(dim=1) * side
+    widths = slopes.abs()
+    share, ratio = heights * widths / 8000, widths / heights
+    assert 0.079 < share.min() < 0.12
+    assert 0.8 < share.max() < 1.001
+    assert 0.45 < share.mean() < 0.56
+    assert ratio.min() == pytest.approx(0.75, abs=0.02)
+    assert ratio.max() == pytest.approx(4 / 3, abs=0.03)
+    assert 0.4 < (slopes < 0).float().mean() < 0.6
+    assert out[:, 0].min() >= 0
+    assert out[:, 0].max() <= 99
+
+
+def test_crop_of_a_narrow_image_stays_inside():
+    # No ratio between 3/4 and 4/3 of an area of this size fits: every try fails, or nearly.
+    out = RandomResizedCropFlip(8, (0.0,), (1.0,))(gradients(50, 100, 6), batch_draws(50))
+    assert out[:, 1].max() <= 5
+    assert (out[:, 1].amax(dim=(1, 2)) - out[:, 1].amin(dim=(1, 2)) > 2).all()
+
+
+def test_crop_averages_where_it_shrinks():
+    checks = ((torch.arange(128)[:, None] + torch.arange(128)) % 2 * 255).to(torch.uint8).expand(8, 1, 128, 128)
+    out = RandomResizedCropFlip(4, (0.0,), (1.0,))(checks, batch_draws(8))
+    assert (out - 127.5).abs().max() < 25
+
+
+def test_frames_are_picked_from_their_segments():
+    raw = torch.arange(10, dtype=torch.uint8).view(1, 10, 1, 1, 1).expand(300, 10, 3, 12, 12)
+    transform = RandomResizedCropFlip(4, (0.0,), (1.0,), frames=5)
+    centre = transform(raw, None)
+    assert centre.shape == (300, 3, 5, 4, 4)
+    torch.testing.assert_close(centre[0, 0, :, 0, 0], torch.tensor([1.0, 3.0, 5.0, 7.0, 9.0]))
+    picked = transform(raw, batch_draws(300))[:, 0, :, 0, 0].round().long()
+    for segment in range(5):
+        assert set(picked[:, segment].tolist()) == {2 * segment, 2 * segment + 1}
+
+
+def test_fewer_stored_frames_are_repeated_in_order():
+    raw = torch.arange(2, dtype=torch.uint8).view(1, 2, 1, 1, 1).expand(3, 2, 3, 12, 12)
+    out = RandomResizedCropFlip(4, (0.0,), (1.0,), frames=4)(raw, None)
+    torch.testing.assert_close(out[0, 0, :, 0, 0], torch.tensor([0.0, 0.0, 1.0, 1.0]))
+
+
+def test_each_frame_has_its_own_box_and_modalities_can_share_them():
+    raw = gradients(6, 64, 64)[:, None].expand(6, 3, 2, 64, 64)
+    one = RandomResizedCropFlip(8, (0.0,), (1.0,), frames=3, draw="scene")(raw, batch_draws(6))
+    same = RandomResizedCropFlip(8, (0.0,), (2.0,), frames=3, draw="scene")(raw, batch_draws(6))
+    other = RandomResizedCropFlip(8, (0.0,), (1.0,), frames=3, draw="other")(raw, batch_draws(6))
+    torch.testing.assert_close(one, same * 2)
+    assert (one - other).abs().max() > 1
+    assert (one[:, :, 0] - one[:, :, 1]).abs().amax(dim=(1, 2, 3)).min() > 0.5

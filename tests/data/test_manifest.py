@@ -1,0 +1,210 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from mmlab.data.manifest import Manifest
+from mmlab.errors import UserError
+
+RATE = 8_000
+SMALL = {"image_size": 8, "sample_rate": RATE, "seconds": 0.25}
+HEADER = "id,split,target,audio,image\n"
+
+
+def tone(seconds: float, rate: int) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * 500 * np.arange(int(seconds * rate)) / rate)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Ten training and four test samples of two classes, in every kind of file."""
+    for name, rate in (("a.wav", RATE), ("b.flac", 16_000)):
+        soundfile.write(tmp_path / name, tone(0.25, rate), rate)
+    np.save(tmp_path / "c.npy", (tone(0.25, RATE) * 32768).astype(np.int16))
+    pixels = np.full((10, 20, 3), (200, 100, 50), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels).save(tmp_path / "b.jpg", quality=95)
+    np.save(tmp_path / "d.npy", pixels)
+    lines = [
+        f"s{number},{'test' if number > 9 else 'train'},{'cat' if number % 2 else 'dog'},{audio},{image}\n"
+        for number, (audio, image) in enumerate([("a.wav", "a.png"), ("b.flac", "b.jpg"), ("c.npy", "d.npy")] * 4)
+    ]
+    lines += ["s12,test,cat,,a.png\n", "s13,test,dog,a.wav,\n"]
+    (tmp_path / "t.csv").write_text(HEADER + "".join(lines))
+    return tmp_path / "t.csv"
+
+
+def test_a_csv_is_all_that_is_needed(table: Path) -> None:
+    data = Manifest(csv=str(table), **SMALL)  # type: ignore[arg-type]
+    splits = data.splits()
+    assert data.task.classes == ("cat", "dog")
+    assert {name: len(split) for name, split in splits.items()} == {"train": 8, "val": 2, "test": 4}
+    assert sorted(splits["val"].targets.tolist()) == [0, 1]
+    batch = splits["test"].__getitems__([0, 1, 2, 3])
+    assert batch.target.tolist() == [1, 0, 0, 1]
+    assert batch.present.tolist() == [[True, True], [True, True], [False, True], [True, False]]
+    assert not batch.inputs["audio"][2].any()
+    assert not batch.inputs["image"][3].any()
+    for modality in data.modalities:
+        seen = data.transforms()[modality.name](batch.inputs[modality.name], None)
+        assert tuple(seen.shape) == (4, *modality.shape)
+        assert seen.dtype == torch.float32
+        assert seen.isfinite().all()
+
+
+def test_every_kind_of_file_gives_the_same_values(table: Path) -> None:
+    splits = Manifest(csv=str(table), **SMALL).splits()  # type: ignore[arg-type]
+    values = {name: array for split in splits.values() for name, array in split.arrays.items()}
+    wave, pixels = values["audio"][:3].astype(int), values["image"][:3].astype(int)
+    expected = tone(0.25, RATE) * 32768
+    # The ends of a resampled wave ring.
+    assert np.abs(wave[:, 200:-200] - expected[200:-200]).max() < 200
+    assert np.abs(pixels - np.array([200, 100, 50])[:, None, None]).max() < 4
+
+
+def test_val_rows_are_used_where_there_are_any(table: Path) -> None:
+    table.write_text(table.read_text() + "v1,val,cat,a.wav,\nv2,val,dog,a.wav,\n")
+    data = Manifest(csv=str(table), **SMALL)  # type: ignore[arg-type]
+    splits = data.splits()
+    assert splits["val"].ids == ["v1", "v2"]
+    assert len(splits["train"]) == 10
+    assert data.details()["validation"] == "given"
+
+
+def test_sound_is_cut_and_filled_around_the_middle(table: Path) -> None:
+    ramp = np.arange(4000, dtype=np.int16)
+    np.save(table.parent / "c.npy", ramp)
+    np.save(table.parent / "short.npy", np.ones(500, np.int16))
+    table.write_text(table.read_text().replace("s5,train,cat,c.npy", "s5,train,cat,short.npy"))
+    split = Manifest(csv=str(table), **SMALL).splits()["train"]  # type: ignore[arg-type]
+    assert split.arrays["audio"][2].tolist() == list(range(1000, 3000))
+    assert np.flatnonzero(split.arrays["audio"][5]).tolist() == list(range(750, 1250))
+
+
+def test_stereo_is_mixed(table: Path) -> None:
+    left = tone(0.25, RATE)
+    soundfile.write(table.parent / "a.wav", np.stack([left, np.zeros_like(left)], axis=1), RATE)
+    split = Manifest(csv=str(table), **SMALL).splits()["train"]  # type: ignore[arg-type]
+    assert np.abs(split.arrays["audio"][0] - left * 16384).max() < 3
+
+
+def test_the_pack_follows_the_csv_and_the_options(table: Path) -> None:
+    Manifest(csv=str(table), **SMALL).splits()  # type: ignore[arg-type]
+    for name in ("a.png", "b.jpg", "d.npy"):  # proof that a fresh pack is enough: the raw files are gone
+        (table.parent / name).rename(table.parent / f"away-{name}")
+    assert len(Manifest(csv=str(table), **SMALL).splits()["test"]) == 4  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"line 2: there is no file .*a\.png"):
+        Manifest(csv=str(table), **{**SMALL, "image_size": 16}).splits()  # type: ignore[arg-type]
+    for name in ("a.png", "b.jpg", "d.npy"):
+        (table.parent / f"away-{name}").rename(table.parent / name)
+    bigger = Manifest(csv=str(table), **{**SMALL, "image_size": 16}).splits()  # type: ignore[arg-type]
+    assert bigger["train"].arrays["image"].shape[1:] == (3, 16, 16)
+    table.write_text(table.read_text() + "s14,test,dog,a.wav,\n")
+    assert len(Manifest(csv=str(table), **SMALL).splits()["test"]) == 5  # type: ignore[arg-type]
+
+
+def test_one_modality_is_enough(table: Path) -> None:
+    rows = [line.rsplit(",", 1)[0] for line in table.read_text().splitlines() if not line.startswith("s12")]
+    table.write_text("\n".join(rows) + "\n")
+    data = Manifest(csv=str(table), **SMALL)  # type: ignore[arg-type]
+    assert [modality.name for modality in data.modalities] == ["audio"]
+    assert list(data.transforms()) == ["audio"]
+    assert data.splits()["test"].present.shape == (3, 1)
+
+
+def test_the_order_of_the_classes_can_be_given(table: Path) -> None:
+    data = Manifest(csv=str(table), classes=["dog", "cat", "newt"], **SMALL)  # type: ignore[arg-type]
+    assert data.task.classes == ("dog", "cat", "newt")
+    assert data.splits()["test"].targets.tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("target,audio", "label,audio", "unknown column 'label'"),
+        ("audio,image", "audio,imgae", r"unknown column 'imgae' \(did you mean 'image'\?\)"),
+        ("id,split", "split,split", "two columns 'split'"),
+        ("s3,", "s2,", "line 5: the id 's2' is used in line 4 already"),
+        ("s4,train", "s4,trian", r"line 6: unknown split 'trian' \(did you mean 'train'\?\)"),
+        ("s4,train,dog", "s4,train,", "line 6: the cell of target is empty"),
+        ("s4,train,dog", "s4,train,dog,cat", "line 6 has 6 cells, but there are 5 columns"),
+        ("s13,test,dog,a.wav", "s13,test,dog,", "line 15: 's13' names no file of any modality"),
+        ("s13,test,dog,a.wav", "s13,test,dog,a.mp3", "line 15: a.mp3 is no audio file that can be read"),
+        ("s13,test,dog,a.wav", "s13,test,dog,no.wav", "line 15: there is no file .*no.wav"),
+        ("s13,test,dog,a.wav", "s13,test,dog,d.npy", r"line 15: .*d.npy can't be used \(it is uint8 \(10, 20, 3\)"),
+        ("s12,test,cat,,a.png", "s12,test,cat,,c.npy", r"line 14: .*c.npy can't be used \(it is int16 \(2000,\)"),
+        (",test,", ",train,", "no test rows"),
+        (",train,", ",test,", "no train rows"),
+        (",cat,", ",dog,", "has 1 class"),
+        ("s4,train", 's4,"train', "this is no CSV table"),
+    ],
+)
+def test_mistakes_in_the_table_are_named(table: Path, old: str, new: str, message: str) -> None:
+    text = table.read_text()
+    assert old in text
+    table.write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=message):
+        Manifest(csv=str(table), **SMALL).splits()  # type: ignore[arg-type]
+    assert not table.with_name("t.csv.packed").exists()
+
+
+def test_missing_columns_are_named(table: Path) -> None:
+    table.write_text("id,target,audio\ns1,cat,a.wav\n")
+    with pytest.raises(UserError, match="no column 'split'"):
+        Manifest(csv=str(table)).splits()
+    table.write_text("id,split,target\ns1,train,cat\n")
+    with pytest.raises(UserError, match="no modality; add a column audio or image"):
+        Manifest(csv=str(table)).splits()
+    table.write_text("")
+    with pytest.raises(UserError, match="is empty"):
+        Manifest(csv=str(table)).splits()
+    with pytest.raises(UserError, match=r"none\.csv can't be read"):
+        Manifest(csv=str(table.parent / "none.csv")).splits()
+
+
+@pytest.mark.parametrize("name", ["a.wav", "b.flac", "c.npy", "a.png", "b.jpg", "d.npy"])
+def test_a_truncated_file_is_named_with_its_line(table: Path, name: str) -> None:
+    file = table.parent / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
+    line = {"a": 2, "b": 3, "c": 4, "d": 4}[name[0]]
+    with pytest.raises(UserError, match=f"line {line}: .*{name} can't be used"):
+        Manifest(csv=str(table), **SMALL).splits()  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_repaired_is_enough_to_go_on(table: Path) -> None:
+    good = (table.parent / "b.jpg").read_bytes()
+    (table.parent / "b.jpg").write_text("broken")
+    data = Manifest(csv=str(table), **SMALL)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"line 3: .*b.jpg can't be used"):
+        data.splits()
+    (table.parent / "b.jpg").write_bytes(good)
+    assert len(data.splits()["test"]) == 4
+
+
+def test_deep_grey_images_are_refused(table: Path) -> None:
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(table.parent / "a.png")
+    with pytest.raises(UserError, match=r"line 2: .*a.png can't be used \(it has more than 8 bits"):
+        Manifest(csv=str(table), **SMALL).splits()  # type: ignore[arg-type]
+
+
+def test_labels_and_classes_must_agree(table: Path) -> None:
+    with pytest.raises(UserError, match=r"line 2: 'dog' is not among the classes \(did you mean 'dgo'\?\)"):
+        Manifest(csv=str(table), classes=["cat", "dgo"], **SMALL).splits()  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="names 'cat' twice"):
+        Manifest(csv=str(table), classes=["cat", "dog", "cat"], **SMALL).splits()  # type: ignore[arg-type]
+
+
+def test_an_out_folder_of_other_files_is_left_alone(table: Path) -> None:
+    with pytest.raises(UserError, match="holds files that are no packed data"):
+        Manifest(csv=str(table), out=str(table.parent), **SMALL).splits()  # type: ignore[arg-type]
+    assert table.exists()
+
+
+def test_options_are_checked(table: Path) -> None:
+    with pytest.raises(UserError, match="choose at least 1 pixel"):
+        Manifest(csv=str(table), image_size=0)
+    with pytest.raises(UserError, match="between 0 and 1"):
+        Manifest(csv=str(table), validation_share=1.0)

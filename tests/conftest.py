@@ -1,6 +1,12 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+Command = Callable[..., str]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -10,3 +16,46 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=Path(__file__).parent / "golden",
         help="folder of reference numbers, <method>/<any name>.json, that tests/test_golden.py runs (default: ours)",
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tests run side by side on few cores, and a forked process must not inherit a pool of threads."""
+    import torch
+
+    torch.set_num_threads(1)
+    sys.path.insert(0, str(Path(__file__).parent))  # own_methods
+
+
+@pytest.fixture
+def mmlab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the real command in this process, in an empty folder; checks its exit code."""
+    from mmlab.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+    def run(line: str, code: int = 0) -> str:
+        monkeypatch.delenv("MMLAB_RUN_DIR", raising=False)
+        words = line.split()
+        assert main(words) == code
+        captured = capsys.readouterr()
+        if code:
+            assert "Traceback" not in captured.err
+            return captured.err
+        return captured.out
+
+    return run
+
+
+# Small enough for a second a fit: 96 samples, 6 steps an epoch.
+KEYPAD = (
+    "--data.dataset Keypad --data.dataset.train_size 96 --data.dataset.val_size 36 --data.dataset.test_size 37 "
+    "--data.batch_size 16 --model.backbone.width 4 --trainer.accelerator cpu --trainer.enable_progress_bar false "
+)
+
+
+@pytest.fixture
+def tiny() -> str:
+    """Flags for the embedded data at its smallest."""
+    return KEYPAD

@@ -42,7 +42,8 @@ def runner_of(method: str) -> ModuleType:
         known = ", ".join(sorted(file.stem for file in RUNNERS.glob("*.py")))
         pytest.fail(f"no runner for the folder {method!r}: there is none but {known}; write {path}")
     spec = importlib.util.spec_from_file_location(f"golden_runner_{method}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

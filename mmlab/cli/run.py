@@ -55,13 +55,16 @@ def run(command: str, words: list[str]) -> None:
 def _quiet() -> None:
     """Silences what a person can do nothing about."""
     # Lightning's info log advertises other products at every start; its warnings stay.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # "does not have many workers": copying bytes is cheap here, so that 0 workers are often right.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # torch 2.11 renamed its pytree module; lightning 2.6 uses the old name.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # A shortened epoch logs at its end all the same.
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # torchmetrics has summed over all processes before anything is logged.
+    warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")
     # The folder exists before the checkpoints: config.yaml is in it.
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
 
@@ -189,7 +192,7 @@ def _dump(parser: ArgumentParser, config: Namespace) -> str:
     kept = config.clone()
     for key in ("config", "run_dir"):
         kept.pop(key, None)
-    return parser.dump(kept, skip_none=False, skip_link_targets=True)
+    return parser.dump(kept, skip_unset=False)
 
 
 def _wandb(
@@ -201,6 +204,7 @@ def _wandb(
     offline = options.mode == "offline" or (options.mode == "auto" and not _logged_in())
     if offline:
         print_rank_zero(f"W&B: offline, into {folder.path / 'wandb'}; send it later with `wandb sync`.")
+    os.environ.setdefault("WANDB_SILENT", "true")
     import wandb  # costs a second
 
     import yaml

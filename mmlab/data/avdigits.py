@@ -135,8 +135,15 @@ class AVDigits(MultimodalDataset):
         mean, std = IMAGE_MEAN_STD[self._variant]
         return {"audio": self._log_mel, "image": RandomShift(2, (mean,), (std,))}
 
-    def prepare(self) -> None:
-        """Reads everything once and says of each file whether it is the published one."""
+    def prepare(self, workers: int = 1) -> None:
+        """Reads everything once and says of each file whether it is the published one.
+
+        Args:
+            workers: not used: nothing is decoded.
+
+        Raises:
+            UserError: if a file is absent or can't be read.
+        """
         self.splits()
         for name, checksum in CHECKSUMS.items():
             report_checksum(self._root / name, checksum)

@@ -81,8 +81,15 @@ class GRIDLetters(MultimodalDataset):
         """Log-mel spectrogram; shifts of up to two pixels in training, the same for all frames of a clip."""
         return {"audio": self._log_mel, "video": RandomShift(2, (VIDEO_MEAN,), (VIDEO_STD,), draw="video")}
 
-    def prepare(self) -> None:
-        """Reads everything once and says of each file whether it is the published one."""
+    def prepare(self, workers: int = 1) -> None:
+        """Reads everything once and says of each file whether it is the published one.
+
+        Args:
+            workers: not used: nothing is decoded.
+
+        Raises:
+            UserError: if a file is absent or can't be read.
+        """
         self.splits()
         for name, checksum in CHECKSUMS.items():
             report_checksum(self._root / name, checksum)

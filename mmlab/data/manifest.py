@@ -134,7 +134,7 @@ class Manifest(MultimodalDataset):
             "test": packed.take(test, index),
         }
 
-    def prepare(self) -> None:
+    def prepare(self, workers: int = 1) -> None:
         """Checks the CSV file and packs the files that it names.
 
         Raises:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -126,6 +126,8 @@ def _fit_stage(
     if plan.resume and record.is_file():
         load_weights(method, checkpoints / f"{stage.keep}.ckpt")
         return dict(json.loads(record.read_text()))
+    # A stage's randomness depends on the seed alone, not on whether the stage before it ran in this process.
+    seed_everything(plan.seed, workers=True, verbose=False)
     method.begin(stage)
     stopwatch, best = Stopwatch(), _best(method, checkpoints)
     callbacks = [stopwatch, RandomState(), best, *_last(checkpoints, plan.checkpoint_every), SaveOnTermination(last)]

@@ -1,0 +1,108 @@
+"""A run that was killed ends with the same numbers as one that was not, to the last bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+METHOD = "--model own_methods.WithDropout --wandb.mode off --trainer.max_epochs 3 "
+
+
+def in_a_process_of_its_own(action: Callable[[], object]) -> int:
+    """Runs something in a forked process; returns the number of the signal that ended it, 0 for none."""
+    child = os.fork()
+    if child == 0:
+        try:
+            action()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+def weights(run: str) -> dict[str, torch.Tensor]:
+    return torch.load(Path(run) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_same_run(one: str, other: str) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+    assert (Path(one) / "metrics.csv").read_text() == (Path(other) / "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("every", "step", "workers"),
+    [(2, 9, 0), (2, 9, 2), (0, 9, 0), (3, 6, 0), (3, 12, 2)],
+    ids=["mid-epoch", "mid-epoch, workers", "since the epoch's start", "at the end of an epoch", "at an end, workers"],
+)
+def test_killed_run_resumes_to_the_same_bits(mmlab, tiny, every: int, step: int, workers: int) -> None:
+    line = f"fit {METHOD} {tiny} --checkpoint_every {every} --data.workers {workers}"
+    mmlab(f"{line} --run_dir whole")
+    kill = f"--trainer.callbacks+=own_methods.KillAt --trainer.callbacks.step {step}"
+    assert in_a_process_of_its_own(lambda: mmlab(f"{line} {kill} --run_dir killed")) == signal.SIGKILL
+    assert not Path("killed/result.json").exists()
+    # The killer strikes once: the resumed run is past its step.
+    mmlab("fit --resume killed --trainer.callbacks null")
+    assert_same_run("whole", "killed")
+    assert Path("killed/result.json").exists()
+    assert weights("killed")["history"].sum() > 0
+
+
+def test_run_ended_by_a_scheduler_saves_its_place(mmlab, tiny) -> None:
+    line = f"fit {METHOD} {tiny}"
+    mmlab(f"{line} --run_dir whole")
+    term = f"--trainer.callbacks+=own_methods.KillAt --trainer.callbacks.step 9 --trainer.callbacks.number {15}"
+    in_a_process_of_its_own(lambda: mmlab(f"{line} {term} --run_dir ended"))
+    saved = torch.load("ended/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 10
+    mmlab("fit --resume ended --trainer.callbacks null")
+    assert_same_run("whole", "ended")
+
+
+def test_resuming_a_finished_run_changes_nothing(mmlab, tiny) -> None:
+    mmlab(f"fit {METHOD} {tiny} --run_dir done --trainer.max_epochs 1")
+    before = {path: path.stat().st_mtime_ns for path in Path("done").rglob("*") if path.is_file()}
+    mmlab("fit --resume done")
+    assert {path: path.stat().st_mtime_ns for path in Path("done").rglob("*") if path.is_file()} == before
+
+
+def test_a_second_run_in_the_same_folder_is_refused(mmlab, tiny) -> None:
+    mmlab(f"fit {METHOD} {tiny} --run_dir done --trainer.max_epochs 1")
+    assert "--resume done" in mmlab(f"fit {METHOD} {tiny} --run_dir done", code=2)
+
+
+@pytest.mark.parametrize("step", [3, 13], ids=["first stage", "second stage"])
+def test_each_stage_resumes_and_a_finished_one_is_not_trained_again(mmlab, tiny, step: int) -> None:
+    line = f"fit --model own_methods.TwoStages --wandb.mode off {tiny} --checkpoint_every 1"
+    mmlab(f"{line} --run_dir whole")
+    stage_steps = step if step < 12 else step - 12  # each stage counts its own steps
+    kill = f"--trainer.callbacks+=own_methods.KillAt --trainer.callbacks.step {stage_steps}"
+    if step < 12:
+        assert in_a_process_of_its_own(lambda: mmlab(f"{line} {kill} --run_dir killed")) == signal.SIGKILL
+    else:
+        # Let the first stage finish, then start again with the killer that strikes in the second.
+        mmlab(f"{line} --run_dir killed")
+        for path in (Path("killed/checkpoints/heads")).iterdir():
+            path.unlink()
+        Path("killed/result.json").unlink()
+        assert in_a_process_of_its_own(lambda: mmlab(f"fit --resume killed {kill}")) == signal.SIGKILL
+    first_stage = Path("killed/checkpoints/whole/finished.json")
+    finished = first_stage.stat().st_mtime_ns if first_stage.exists() else None
+    mmlab("fit --resume killed --trainer.callbacks null")
+    for stage in ("whole", "heads"):
+        one = torch.load(f"whole/checkpoints/{stage}/last.ckpt", weights_only=True)["state_dict"]
+        other = torch.load(f"killed/checkpoints/{stage}/last.ckpt", weights_only=True)["state_dict"]
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    if finished is not None:
+        assert first_stage.stat().st_mtime_ns == finished
+    before = torch.load("whole/checkpoints/whole/best.ckpt", weights_only=True)["state_dict"]
+    after = torch.load("whole/checkpoints/heads/last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("encoders."))
+    assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith("heads."))

@@ -36,6 +36,10 @@ class Backbone(nn.Module, ABC):
         pictures = x.transpose(1, 2).flatten(0, 1)
         return self.picture_maps(pictures).unflatten(0, (x.shape[0], x.shape[2]))
 
+    def pool(self, maps: Tensor) -> Tensor:
+        """(B, T, D, h, w) to (B, D): the mean over time and place, unless a backbone says otherwise."""
+        return maps.mean(dim=(1, 3, 4))
+
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D): the mean of :meth:`maps` over time and place."""
-        return self.maps(x).mean(dim=(1, 3, 4))
+        """(B, D) from (B, channels, H, W) or (B, channels, T, H, W)."""
+        return self.pool(self.maps(x))

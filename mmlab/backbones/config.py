@@ -12,6 +12,7 @@ from mmlab.errors import UserError, did_you_mean
 from mmlab.types import DataSpec, Modality
 
 SMALL_CONV = "small_conv"
+SMALL_CONV_WIDTH = 16
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ def _encoder(modality: Modality, choice: Choice) -> nn.Module:
     if config.name == SMALL_CONV:
         if config.pretrained:
             raise UserError(f"{SMALL_CONV} has no pretrained weights: set pretrained to false, or use a timm model.")
-        channels, _ = _picture(modality, config.name)
-        return SmallConvNet(channels) if config.width is None else SmallConvNet(channels, config.width)
+        _picture(modality, config.name)
+        width = SMALL_CONV_WIDTH if config.width is None else config.width
+        return SmallConvNet(modality.shape, width)
 
     import timm  # costs seconds, and most quick runs use small_conv
 

@@ -90,7 +90,7 @@ def evaluate(trainer: Trainer, method: Method, data: MultimodalDataModule, split
     """Metrics of one whole split, fused and of each modality, by name without the split."""
     run = trainer.validate if split == "val" else trainer.test
     (values,) = run(method, datamodule=data, verbose=False)
-    return {key.removeprefix(f"{split}/"): value for key, value in values.items()}
+    return {key.removeprefix(f"{split}/"): round(value, 6) for key, value in values.items()}
 
 
 def load_weights(method: Method, path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from mmlab.data.draws import Draws
 from mmlab.data.image import Normalise, RandomResizedCropFlip, RandomShift
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden/di_mml/data_transforms.json").read_text())
+GOLDEN = json.loads(Path(__file__).with_name("di_mml_data_transforms.json").read_text())
 
 
 def pixels(*shape: int) -> torch.Tensor:

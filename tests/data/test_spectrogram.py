@@ -18,7 +18,7 @@ from mmlab.data.spectrogram import (
     waveform,
 )
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden/di_mml/data_transforms.json").read_text())
+GOLDEN = json.loads(Path(__file__).with_name("di_mml_data_transforms.json").read_text())
 
 
 def sound(batch: int, samples: int) -> torch.Tensor:

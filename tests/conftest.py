@@ -36,7 +36,6 @@ def mmlab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Captur
     monkeypatch.setenv("WANDB_MODE", "offline")
 
     def run(line: str, code: int = 0) -> str:
-        monkeypatch.delenv("MMLAB_RUN_DIR", raising=False)
         words = line.split()
         assert main(words) == code
         captured = capsys.readouterr()

@@ -118,6 +118,8 @@ def _fit(parser: ArgumentParser, config: Namespace, existing: RunFolder | None) 
         result = fit(method, data, plan)
     finally:
         _finish_wandb(plan.loggers)
+        if rank_zero_only.rank == 0:
+            os.environ.pop(RUN_DIR_VARIABLE, None)  # the next run in this process chooses its own
     if not result:
         print_rank_zero("fast_dev_run: nothing was kept.")
         return
@@ -173,15 +175,14 @@ def _trainer_maker(configured: dict[str, Any], folder: RunFolder) -> Callable[..
 
 
 def _new_folder(config: Namespace, method: Method, data: MultimodalDataModule) -> RunFolder:
-    path = config.run_dir or os.environ.get(RUN_DIR_VARIABLE)
+    path = config.run_dir or (os.environ.get(RUN_DIR_VARIABLE) if rank_zero_only.rank else None)
     if path is None:
         name = f"{type(method).__name__}_{type(data.dataset).__name__}".lower()
         # Ranks that a cluster starts on its own have no parent to tell them: they share the job's number.
         moment = os.environ.get("SLURM_JOB_ID") or time.strftime("%Y%m%d-%H%M%S")
         path = f"runs/{name}/seed{config.seed}-{moment}"
-    first = RUN_DIR_VARIABLE not in os.environ and int(os.environ.get("SLURM_PROCID", "0")) == 0
     folder = RunFolder(path)
-    if first and folder.config.exists():
+    if rank_zero_only.rank == 0 and folder.config.exists():
         raise UserError(f"{path} holds a run already: go on with it by --resume {path}, or choose another --run_dir.")
     os.environ[RUN_DIR_VARIABLE] = str(path)
     return folder
@@ -244,6 +245,7 @@ def _finish_wandb(loggers: list[Logger]) -> None:
         import wandb
 
         wandb.finish()
+        wandb.teardown()  # waits until the files are on the disk
 
 
 def _print_metrics(result: dict[str, Any]) -> None:

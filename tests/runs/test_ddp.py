@@ -1,0 +1,58 @@
+"""Two processes give what one gives: the same weights, and every test sample counted once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+LINE = "fit --model MNL --wandb.mode off --trainer.max_epochs 2 "
+
+
+def in_two_processes(line: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own: Lightning starts the second rank by running the same command again."""
+    words = [*line.split(), "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.run(
+        [sys.executable, "-m", "mmlab", *words], capture_output=True, text=True, env=environment, check=False
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(mmlab, tiny) -> None:
+    done = in_two_processes(f"{LINE} {tiny}")  # no --run_dir: the second process must be told which one it is
+    assert done.returncode == 0, done.stderr
+    (two,) = Path("runs/mnl_keypad").iterdir()
+    mmlab(f"{LINE} {tiny} --run_dir one")
+    first, second = (
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (Path("one"), two)
+    )
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=0, atol=1e-6)
+    one_result, two_result = (json.loads((run / "result.json").read_text()) for run in (Path("one"), two))
+    assert two_result["devices"] == 2
+    for split, samples in (("val", 36), ("test", 37)):  # 37 can't be halved
+        for key, value in one_result[split].items():
+            assert two_result[split][key] == pytest.approx(value, abs=1e-5), key
+        assert two_result[split]["acc"] * samples == pytest.approx(round(two_result[split]["acc"] * samples), abs=1e-3)
+    assert (two / "metrics.csv").read_text().count("\n") == 3
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_two_processes_resumes_to_the_same_bits(tiny, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = f"fit --model own_methods.WithDropout --wandb.mode off --trainer.max_epochs 2 {tiny} --checkpoint_every 2"
+    assert in_two_processes(f"{line} --run_dir whole").returncode == 0
+    kill = "--trainer.callbacks+=own_methods.KillAt --trainer.callbacks.step 9"
+    assert in_two_processes(f"{line} {kill} --run_dir killed").returncode != 0
+    assert not Path("killed/result.json").exists()
+    resumed = in_two_processes("fit --resume killed --trainer.callbacks null")
+    assert resumed.returncode == 0, resumed.stderr
+    one, other = (torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in ("whole", "killed"))
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name

@@ -138,8 +138,8 @@ class DataSpec:
         """The reverse of :meth:`to_dict`; lists in place of tuples are accepted."""
 
         def modality(fields: dict[str, Any]) -> Modality:
-            tuples = {key: tuple(fields[key]) for key in ("shape", "mean", "std") if key in fields}
-            return Modality(**{**fields, **tuples})
+            tuples: dict[str, Any] = {key: tuple(fields[key]) for key in ("shape", "mean", "std") if key in fields}
+            return Modality(**(fields | tuples))
 
         return DataSpec(
             dataset=plain["dataset"],

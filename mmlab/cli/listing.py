@@ -46,10 +46,16 @@ def _classes(folder: Path, base: str) -> list[tuple[str, str]]:
 
 
 def _backbones() -> list[tuple[str, str]]:
-    own = [(f"small_conv ({name})" if name == "SmallConvNet" else name, line) for name, line in
-           _classes(PACKAGE / "backbones", "Backbone") if name != "TimmBackbone"]
-    return [*own, ("any timm model", "for example resnet18, convnext_tiny, vit_tiny_patch16_224"),
-            ("package.module.Class", "your own subclass of mmlab.backbones.base.Backbone")]
+    own = [
+        (f"small_conv ({name})" if name == "SmallConvNet" else name, line)
+        for name, line in _classes(PACKAGE / "backbones", "Backbone")
+        if name != "TimmBackbone"
+    ]
+    return [
+        *own,
+        ("any timm model", "for example resnet18, convnext_tiny, vit_tiny_patch16_224"),
+        ("package.module.Class", "your own subclass of mmlab.backbones.base.Backbone"),
+    ]
 
 
 def _experiments() -> list[tuple[str, str]]:

@@ -61,7 +61,9 @@ def import_classes() -> None:
 def build_parser(command: str) -> ArgumentParser:
     """The parser of ``fit``, ``validate``, ``test`` or ``predict``; they share one config."""
     import_classes()
-    parser = ArgumentParser(prog=f"mmlab {command}", description=DESCRIPTIONS[command], exit_on_error=False, allow_abbrev=False)
+    parser = ArgumentParser(
+        prog=f"mmlab {command}", description=DESCRIPTIONS[command], exit_on_error=False, allow_abbrev=False
+    )
     parser.add_argument("--config", action="config", help="a YAML file; several are merged, the later wins")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order, augmentation and dropout")
     parser.add_argument("--run_dir", type=str | None, default=None, help="the run's folder; a new one under runs/")
@@ -144,8 +146,7 @@ def explain(message: str, parser: ArgumentParser, words: list[str]) -> str:
     expected = re.findall(r"Expected a (?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\]|([\w.\[\], |]+))", message)
     given = re.search(r"(?:Got value|Given value): (.*)", message)
     if expected and given:
-        kinds = [kind or f"one of {choices}" or other for kind, choices, other in expected]
-        kinds = [kind if not choices else f"one of {choices}" for kind, (_, choices, _) in zip(kinds, expected, strict=True)]
+        kinds = [f"one of {choices}" if choices else kind or other for kind, choices, other in expected]
         wanted = " or ".join(dict.fromkeys(kind for kind in kinds if kind != "NoneType"))
         return f"{where} is {given[1]!r}, but it must be {wanted}{source}."
     return " ".join(message.split())
@@ -204,7 +205,8 @@ def _kinds(where: str) -> list[type]:
 
 
 def _subclasses(base: type) -> list[type]:
-    return [found for kind in base.__subclasses__() for found in (kind, *_subclasses(kind))]
+    direct: list[type] = base.__subclasses__()
+    return [found for kind in direct for found in (kind, *_subclasses(kind))]
 
 
 def _class_options(where: str) -> list[str]:

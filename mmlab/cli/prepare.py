@@ -27,7 +27,9 @@ def prepare(words: list[str]) -> None:
     name, *rest = words
     known = _datasets()
     if name not in known:
-        raise UserError(f"there is no data set {name!r}{did_you_mean(name, known)}; they are {', '.join(sorted(known))}.")
+        raise UserError(
+            f"there is no data set {name!r}{did_you_mean(name, known)}; they are {', '.join(sorted(known))}."
+        )
     parser = jsonargparse.ArgumentParser(prog=f"mmlab prepare {name}", exit_on_error=False)
     parser.add_argument("--synthetic", action="store_true", help="write a tiny fake of the raw layout first")
     parser.add_argument("--workers", type=int, default=1, help="threads that decode")

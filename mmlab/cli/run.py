@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 import netrc
 import os
-import re
 import secrets
-import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -118,7 +115,7 @@ def _fit(parser: ArgumentParser, config: Namespace, existing: RunFolder | None) 
         result = fit(method, data, plan)
     finally:
         _finish_wandb(plan.loggers)
-        if rank_zero_only.rank == 0:
+        if _rank() == 0:
             os.environ.pop(RUN_DIR_VARIABLE, None)  # the next run in this process chooses its own
     if not result:
         print_rank_zero("fast_dev_run: nothing was kept.")
@@ -138,7 +135,7 @@ def _evaluate(
         split = own.get("split", "test")
         if split not in data.splits:
             raise UserError(f"--split {split}: there is no such split; they are {', '.join(data.splits)}.")
-        data.predict_split = split  # type: ignore[assignment]
+        data.predict_split = split
         out = Path(own["out"]) if "out" in own else folder.predictions
         write_predictions(trainer, method, data, out)
         print_rank_zero(f"predictions: {out}")
@@ -149,9 +146,7 @@ def _evaluate(
     _print_metrics({split: values})
 
 
-def _instantiate(
-    parser: ArgumentParser, config: Namespace
-) -> tuple[Method, MultimodalDataModule, dict[str, Any]]:
+def _instantiate(parser: ArgumentParser, config: Namespace) -> tuple[Method, MultimodalDataModule, dict[str, Any]]:
     built = parser.instantiate(config)
     if config.compile:
         for encoder in built.model.encoders.values():
@@ -175,14 +170,14 @@ def _trainer_maker(configured: dict[str, Any], folder: RunFolder) -> Callable[..
 
 
 def _new_folder(config: Namespace, method: Method, data: MultimodalDataModule) -> RunFolder:
-    path = config.run_dir or (os.environ.get(RUN_DIR_VARIABLE) if rank_zero_only.rank else None)
+    path = config.run_dir or (os.environ.get(RUN_DIR_VARIABLE) if _rank() else None)
     if path is None:
         name = f"{type(method).__name__}_{type(data.dataset).__name__}".lower()
         # Ranks that a cluster starts on its own have no parent to tell them: they share the job's number.
         moment = os.environ.get("SLURM_JOB_ID") or time.strftime("%Y%m%d-%H%M%S")
         path = f"runs/{name}/seed{config.seed}-{moment}"
     folder = RunFolder(path)
-    if rank_zero_only.rank == 0 and folder.config.exists():
+    if _rank() == 0 and folder.config.exists():
         raise UserError(f"{path} holds a run already: go on with it by --resume {path}, or choose another --run_dir.")
     os.environ[RUN_DIR_VARIABLE] = str(path)
     return folder
@@ -196,9 +191,7 @@ def _dump(parser: ArgumentParser, config: Namespace) -> str:
     return parser.dump(kept, skip_unset=False)
 
 
-def _wandb(
-    config: Namespace, folder: RunFolder, method: Method, data: MultimodalDataModule, dump: str
-) -> list[Logger]:
+def _wandb(config: Namespace, folder: RunFolder, method: Method, data: MultimodalDataModule, dump: str) -> list[Logger]:
     options: WandbOptions = config.wandb
     if options.mode == "off" or config.trainer.fast_dev_run:
         return []
@@ -207,7 +200,6 @@ def _wandb(
         print_rank_zero(f"W&B: offline, into {folder.path / 'wandb'}; send it later with `wandb sync`.")
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb  # costs a second
-
     import yaml
 
     if not folder.wandb_id.is_file():
@@ -253,6 +245,10 @@ def _print_metrics(result: dict[str, Any]) -> None:
         if split in result:
             values = "  ".join(f"{key} {value:.4f}" for key, value in result[split].items())
             print_rank_zero(f"{split}: {values}")
+
+
+def _rank() -> int:
+    return int(getattr(rank_zero_only, "rank", 0))  # Lightning sets it from the environment
 
 
 @rank_zero_only

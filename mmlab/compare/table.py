@@ -56,7 +56,9 @@ def read_results(folders: list[Path]) -> list[Result]:
             else:
                 results.append(result)
     if not results:
-        raise UserError(f"there is no result.json below {', '.join(map(str, folders))}; `mmlab fit` writes one at its end.")
+        raise UserError(
+            f"there is no result.json below {', '.join(map(str, folders))}; `mmlab fit` writes one at its end."
+        )
     return results
 
 
@@ -102,8 +104,10 @@ def _one_table(name: str, results: list[Result], split: str, metric: str) -> str
     for result in results:
         by_method[_method(result)].append(result)
     for method, group in sorted(by_method.items()):
-        cells = [_spread([run[split].get(key) for run in group])
-                 for key in (metric, *(f"{metric}_{modality}" for modality in modalities))]
+        cells = [
+            _spread([run[split].get(key) for run in group])
+            for key in (metric, *(f"{metric}_{modality}" for modality in modalities))
+        ]
         lines.append(f"| {method} | {len({run['seed'] for run in group})} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, *_warnings(results)])
 

@@ -144,7 +144,9 @@ def refuse_existing(path: Path) -> None:
         UserError: if the folder exists and holds anything.
     """
     if path.exists() and any(path.iterdir()):
-        raise UserError(f"{path} is not empty; a synthetic twin is only written to a new folder: choose another --root.")
+        raise UserError(
+            f"{path} is not empty; a synthetic twin is only written to a new folder: choose another --root."
+        )
 
 
 def carve_validation(

@@ -8,14 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, MetricCollection
 
 from mmlab.backbones.config import Backbones, Choice, build_encoders
 from mmlab.errors import UserError
@@ -145,7 +145,7 @@ class Method(LightningModule, ABC):
         """One step: the method's losses, remembered on the device for the epoch's means."""
         losses = self.losses(batch)
         self._sums.add(losses, batch.index, self.global_step)
-        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:
+        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set at run time
             self._stop_on_nan()
             last = {f"step/{name}": value.item() for name, value in losses.items()}
             for logger in self.loggers:
@@ -210,9 +210,12 @@ class Method(LightningModule, ABC):
         prediction = self(batch.inputs, batch.present)
         return Batch({}, batch.target, batch.present, batch.index), prediction
 
+    def _metrics(self, stream: str) -> MetricCollection:
+        return cast(MetricCollection, self.evaluation[stream])
+
     def _reset_evaluation(self) -> None:
-        for metrics in self.evaluation.values():
-            metrics.reset()
+        for name in self.evaluation:
+            self._metrics(name).reset()
         self.evaluation_loss.reset()
         self._updated = {}
 
@@ -220,17 +223,17 @@ class Method(LightningModule, ABC):
         prediction = self(batch.inputs, batch.present)
         task = self.spec.task
         self.evaluation_loss.update(task.criterion(prediction.logits.float(), batch.target))
-        self.evaluation[FUSED].update(prediction.logits.float(), batch.target)
+        self._metrics(FUSED).update(prediction.logits.float(), batch.target)
         for name, logits in prediction.unimodal.items():
             has = batch.present[:, self.spec.position(name)]
-            self.evaluation[name].update(logits[has].float(), batch.target[has])
+            self._metrics(name).update(logits[has].float(), batch.target[has])
             self._updated[name] = None
 
     def _log_evaluation(self, split: str) -> None:
         values = {f"{split}/loss": self.evaluation_loss.compute()}
-        values |= {f"{split}/{key}": value for key, value in self.evaluation[FUSED].compute().items()}
+        values |= {f"{split}/{key}": value for key, value in self._metrics(FUSED).compute().items()}
         for name in self._updated:
-            values |= {f"{split}/{key}_{name}": value for key, value in self.evaluation[name].compute().items()}
+            values |= {f"{split}/{key}_{name}": value for key, value in self._metrics(name).compute().items()}
         # The metrics have been summed over all processes already: every process logs the same numbers.
         self.log_dict(values, rank_zero_only=False, sync_dist=False)
 

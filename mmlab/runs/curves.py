@@ -17,6 +17,7 @@ def draw_curves(metrics: Path, picture: Path, monitor: str, title: str) -> None:
         title: over the picture.
     """
     from matplotlib.figure import Figure  # costs half a second; only a finished fit draws
+    from matplotlib.ticker import MaxNLocator
 
     rows = list(read_rows(metrics).values())
     if not rows:
@@ -37,6 +38,7 @@ def draw_curves(metrics: Path, picture: Path, monitor: str, title: str) -> None:
     scores.set_title(f"validation {monitor}")
     for axes in (losses, scores):
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.suptitle(title)

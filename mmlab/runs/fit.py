@@ -102,7 +102,9 @@ def load_weights(method: Method, path: Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     except FileNotFoundError:
-        raise UserError(f"there is no checkpoint {path}; `mmlab fit` writes it at the end of the first epoch.") from None
+        raise UserError(
+            f"there is no checkpoint {path}; `mmlab fit` writes it at the end of the first epoch."
+        ) from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"the checkpoint {path} can't be loaded safely ({reason[:160]}); fit the run again.") from None
@@ -139,7 +141,7 @@ def _fit_stage(
     torch.cuda.reset_peak_memory_stats() if torch.cuda.is_available() else None
     resumed = plan.resume and last.is_file()
     trainer.fit(method, datamodule=data, ckpt_path=last if resumed else None, weights_only=True if resumed else None)
-    if trainer.fast_dev_run:
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
         return None
     if trainer.interrupted:
         raise KeyboardInterrupt

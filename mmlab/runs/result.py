@@ -31,9 +31,7 @@ def describe(method: Method, data: MultimodalDataModule, seed: int) -> dict[str,
         "seed": seed,
         "modalities": list(method.spec.names),
         "monitor": f"val/{method.spec.task.monitor}",
-        "splits": {
-            name: {"samples": len(split), "sha256": split.digest()} for name, split in data.splits.items()
-        },
+        "splits": {name: {"samples": len(split), "sha256": split.digest()} for name, split in data.splits.items()},
         "parameters": parameters,
         "versions": {
             "mmlab": mmlab.__version__,

@@ -53,6 +53,8 @@ def test_a_killed_run_of_two_processes_resumes_to_the_same_bits(tiny, tmp_path, 
     assert not Path("killed/result.json").exists()
     resumed = in_two_processes("fit --resume killed --trainer.callbacks null")
     assert resumed.returncode == 0, resumed.stderr
-    one, other = (torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in ("whole", "killed"))
+    one, other = (
+        torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in ("whole", "killed")
+    )
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name

@@ -44,6 +44,12 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"mmlab: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # No right to write, a file where a folder should be, a full disk: not the program's fault.
+        print(f"mmlab: error: {error.filename}: {error.strerror}; check the path and your rights.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("mmlab: interrupted; a run goes on with: mmlab fit --resume RUN", file=sys.stderr)
         return 130

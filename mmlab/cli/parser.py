@@ -16,6 +16,7 @@ from typing import Any, Literal, get_type_hints
 
 import jsonargparse
 import torch
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback, Trainer
 
@@ -40,14 +41,24 @@ class WandbOptions:
     project: str = "mmlab"
 
 
+OWN_FLAGS = {"fit": ("resume",), "validate": ("run",), "test": ("run",), "predict": ("run", "split", "out")}
+"""What a command takes beside the config."""
+
 TRAINER_DEFAULTS = {
     "trainer.max_epochs": 20,
     "trainer.devices": 1,
     # Validation problems show at the end of the first epoch; a sanity check would only start it later.
     "trainer.num_sanity_val_steps": 0,
     "trainer.enable_model_summary": False,
-    # The orders of mmlab's loaders are made for the processes already.
-    "trainer.use_distributed_sampler": False,
+}
+# What a run's folder, its loaders and its checkpoints settle already; a value of one's own would be lost silently.
+SETTLED = {
+    "default_root_dir",
+    "enable_checkpointing",
+    "use_distributed_sampler",
+    "barebones",
+    "enable_autolog_hparams",
+    "model_registry",
 }
 
 
@@ -74,7 +85,7 @@ def build_parser(command: str) -> ArgumentParser:
     parser.add_argument("--wandb", type=WandbOptions, default=WandbOptions())
     parser.add_argument("--model", type=Method, required=True, help="the method, by class name or import path")
     parser.add_class_arguments(MultimodalDataModule, "data")
-    parser.add_class_arguments(Trainer, "trainer", instantiate=False)
+    parser.add_class_arguments(Trainer, "trainer", instantiate=False, skip=set(SETTLED))
     parser.set_defaults(TRAINER_DEFAULTS)
     parser.link_arguments("seed", "data.seed")
     parser.link_arguments("data.spec", "model.init_args.spec", apply_on="instantiate")
@@ -116,25 +127,43 @@ def explain(message: str, parser: ArgumentParser, words: list[str]) -> str:
     keys = re.findall(r'Parser key "([\w.]+)"', message)
     where = "--" + ".".join(keys) if keys else ""
     source = _source(keys[-1] if keys else "", words)
+    configs = ", ".join(_configs(words))
     classes = re.findall(r"Problem with given class_path '([\w.]+)'", message)
     leaf = re.search(r"Problems parsing config: (.*)", message, re.DOTALL)
     if leaf:
-        return f"the config file is not valid YAML: {' '.join(leaf[1].split())}."
+        return f"{configs or 'the config file'} is not valid YAML: {' '.join(leaf[1].split())}."
+    if "Unexpected config:" in message:
+        return f"{configs or 'the config file'} holds no options: it must have lines such as `seed: 0`."
+    leaf = re.search(r"argument (--[\w.]+): expected one argument", message)
+    if leaf:
+        return f"{leaf[1]} needs a value."
     leaf = re.search(r"File does not exist: '([^']+)'", message)
     if leaf:
         return _no_file(leaf[1])
     leaf = re.search(r"arguments are required: (.*)", message)
     if leaf:
-        return _required(leaf[1].split(", ")[0])
+        return _required(".".join([*keys, leaf[1].split()[0].rstrip(",")]), parser)
+    leaf = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
+    if leaf:
+        return _unrecognized(f"{leaf[1]}.{leaf[2]}", classes, parser, source)
     leaf = re.search(r"Option '([\w.]+)' is not accepted", message)
     if leaf:
-        owner = re.findall(r"Got value: Namespace\(class_path='([\w.]+)'", message) or classes
-        known = _options(owner[-1]) if owner == classes and owner else _class_options(where)
-        name = owner[-1].rpartition(".")[2] if owner else where
+        # The class that said so: the one named next to it, or else the innermost.
+        owner = re.findall(r"class_path '([\w.]+)':\s+Option '", message)[:1]
+        owner = owner or re.findall(r"Got value: Namespace\(class_path='([\w.]+)'", message) or classes
+        if not owner:
+            return _unrecognized(leaf[1], [], parser, source)
+        known, name = _options(owner[-1]), owner[-1].rpartition(".")[2]
         return f"{name} has no option {leaf[1]!r}{did_you_mean(leaf[1], known)}; it has {', '.join(known)}{source}."
-    leaf = re.search(r"[Uu]nrecognized arguments: (?:--)?([\w.+-]+)", message)
+    leaf = re.search(r"[Uu]nrecognized arguments: ([\w.+-]+)", message)
+    if leaf and not leaf[1].startswith("-") and not classes:
+        return f"there is nothing that {leaf[1]!r} could belong to: a value follows its --option."
     if leaf:
-        return _unrecognized(leaf[1].split("=")[0], classes, parser)
+        return _unrecognized(leaf[1].removeprefix("--").split("=")[0], classes, parser, "")
+    leaf = re.search(r"Not a valid subclass of \w+\. Got value: (.*)", message)
+    if leaf:
+        listed = ", ".join(sorted(kind.__name__ for kind in _kinds(where)))
+        return f"{where} is {leaf[1]}, but it must be the name of a class: {listed}{source}."
     leaf = re.search(r"(?:Expected a dot import path string: |has no attribute ')([\w.]+)", message)
     if leaf:
         given, known = leaf[1], [kind.__name__ for kind in _kinds(where)]
@@ -154,10 +183,15 @@ def explain(message: str, parser: ArgumentParser, words: list[str]) -> str:
 
 def _source(key: str, words: list[str]) -> str:
     """Where to mend it: nothing for a flag, the config files for what no flag says."""
-    configs = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--config"]
-    configs += [word.split("=", 1)[1] for word in words if word.startswith("--config=")]
+    configs = _configs(words)
     flagged = any(key and key.split(".")[0] in word for word in words if word.startswith("--"))
     return f" (in {', '.join(configs)})" if configs and not flagged else ""
+
+
+def _configs(words: list[str]) -> list[str]:
+    """The config files that are named."""
+    after = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--config"]
+    return after + [word.split("=", 1)[1] for word in words if word.startswith("--config=")]
 
 
 def _no_file(path: str) -> str:
@@ -168,12 +202,13 @@ def _no_file(path: str) -> str:
     return f"there is no file {os.path.relpath(path)}{hint}; `mmlab list experiments` names the ones that come along."
 
 
-def _required(key: str) -> str:
+def _required(key: str, parser: ArgumentParser) -> str:
     example = {"model": "--model MNL", "data.dataset": "--data.dataset Keypad"}.get(key, f"--{key} ...")
-    return f"--{key} is missing: give it as a flag ({example}) or in a --config file."
+    file = " or in a --config file" if any(action.dest == "config" for action in parser._actions) else ""
+    return f"--{key} is missing: give it as a flag ({example}){file}."
 
 
-def _unrecognized(key: str, classes: list[str], parser: ArgumentParser) -> str:
+def _unrecognized(key: str, classes: list[str], parser: ArgumentParser, source: str) -> str:
     if classes:  # within a class: --model.backbones.audoi comes as backbones.audoi
         head, _, tail = key.partition(".")
         annotation = _annotations(classes[-1]).get(head)
@@ -181,11 +216,13 @@ def _unrecognized(key: str, classes: list[str], parser: ArgumentParser) -> str:
         name = classes[-1].rpartition(".")[2]
         if fields and tail:
             word = tail.split(".")[0]
-            return f"{head} of {name} has no entry {word!r}{did_you_mean(word, fields)}; it has {', '.join(fields)}."
+            hint = did_you_mean(word, fields)
+            return f"{head} of {name} has no entry {word!r}{hint}; it has {', '.join(fields)}{source}."
         known = _options(classes[-1])
-        return f"{name} has no option {key!r}{did_you_mean(key, known)}; it has {', '.join(known)}."
+        return f"{name} has no option {key!r}{did_you_mean(key, known)}; it has {', '.join(known)}{source}."
     known = [action.dest for action in parser._actions if action.dest not in ("help", "config")]
-    return f"there is no option --{key}{did_you_mean(key, known)}; `{parser.prog} --help` lists them."
+    known += OWN_FLAGS.get(parser.prog.split()[-1], ())
+    return f"there is no option --{key}{did_you_mean(key, known)}; `{parser.prog} --help` lists them{source}."
 
 
 def _kinds(where: str) -> list[type]:
@@ -209,12 +246,13 @@ def _subclasses(base: type) -> list[type]:
     return [found for kind in direct for found in (kind, *_subclasses(kind))]
 
 
-def _class_options(where: str) -> list[str]:
-    return sorted({name for kind in _kinds(where) for name in inspect.signature(kind).parameters} - {"params"})
-
-
 def _options(path: str) -> list[str]:
-    return [name for name in _annotations(path) if name not in ("spec", "return")]
+    module, _, name = path.rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
+    names = list(inspect.signature(kind).parameters)
+    # mmlab hands these over: the data set's spec, the parameters, the optimiser.
+    handed = issubclass(kind, (Method, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler))
+    return names[1:] if handed else names
 
 
 def _annotations(path: str) -> dict[str, Any]:
@@ -228,3 +266,20 @@ def _refuse_linked(words: list[str]) -> None:
     for word in words:
         if word.startswith(("--model.spec", "--model.init_args.spec", "--data.seed")):
             raise UserError(f"{word.split('=')[0]} can't be set: it follows from the data set and --seed.")
+    for file in _configs(words):
+        for key in (("model", "spec"), ("model", "init_args", "spec"), ("data", "seed")):
+            if _holds(file, key):
+                raise UserError(f"{file} sets {'.'.join(key)}: take it out, it follows from the data set and the seed.")
+
+
+def _holds(file: str, key: tuple[str, ...]) -> bool:
+    try:
+        with open(file, encoding="utf-8") as text:
+            found = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError):
+        return False  # the parser says what is wrong with it
+    for part in key:
+        if not isinstance(found, dict) or part not in found:
+            return False
+        found = found[part]
+    return True

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mmlab.cli.parser import WandbOptions, build_parser, parse
+from mmlab.cli.parser import OWN_FLAGS, WandbOptions, build_parser, parse
 from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.errors import UserError
 from mmlab.methods.base import Method
@@ -43,10 +44,21 @@ def run(command: str, words: list[str]) -> None:
     words, existing, own = _expand(command, words)
     parser = build_parser(command)
     config = parse(parser, words)
+    _check_numbers(config)
     if command == "fit":
         _fit(parser, config, existing)
     else:
         _evaluate(command, parser, config, existing, own)
+
+
+def _check_numbers(config: Namespace) -> None:
+    for name, least, most in (("seed", 0, 2**32 - 1), ("patience", 0, None), ("checkpoint_every", 0, None)):
+        value = config[name]
+        if value < least or (most is not None and value > most):
+            bounds = f"{least} or more" if most is None else f"from {least} to {most}"
+            raise UserError(f"--{name} is {value}; it must be {bounds}.")
+    if config.trainer.max_epochs == 0:
+        raise UserError("--trainer.max_epochs is 0; it must be 1 or more.")
 
 
 def _quiet() -> None:
@@ -58,6 +70,8 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # torch 2.11 renamed its pytree module; lightning 2.6 uses the old name.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # mmlab's evaluation order returns every sample.
+    warnings.filterwarnings("ignore", message=".*You are using a custom batch sampler `EvaluationOrder`.*")
     # A shortened epoch logs at its end all the same.
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     # torchmetrics has summed over all processes before anything is logged.
@@ -69,7 +83,7 @@ def _quiet() -> None:
 def _expand(command: str, words: list[str]) -> tuple[list[str], RunFolder | None, dict[str, str]]:
     """Turns ``--resume DIR`` and ``--run DIR`` into the config that they stand for; takes out predict's own flags."""
     own: dict[str, str] = {}
-    names = {"fit": ("resume",), "predict": ("run", "split", "out")}.get(command, ("run",))
+    names = OWN_FLAGS[command]
     rest: list[str] = []
     words = [part for word in words for part in (word.split("=", 1) if word.split("=")[0][2:] in names else [word])]
     position = 0
@@ -96,7 +110,11 @@ def _fit(parser: ArgumentParser, config: Namespace, existing: RunFolder | None) 
     seed_everything(config.seed, workers=True, verbose=False)
     method, data, trainer_options = _instantiate(parser, config)
     folder = existing or _new_folder(config, method, data)
-    if existing is None:
+    if existing is not None and folder.result.is_file():
+        print_rank_zero(f"{folder.path} is finished: nothing is trained, its result.json stands.")
+    make_trainer = _trainer_maker(trainer_options, folder)
+    make_trainer([], [], None)  # says what is wrong with an option before a folder is made
+    if existing is None and not config.trainer.fast_dev_run:
         rank_zero_only(write_text)(folder.config, _dump(parser, config))
     if data.dataset.protocol == "official":
         print_rank_zero("protocol official: the checkpoint is selected on the test split, as in the papers.")
@@ -107,10 +125,11 @@ def _fit(parser: ArgumentParser, config: Namespace, existing: RunFolder | None) 
         test=config.test,
         patience=config.patience,
         checkpoint_every=config.checkpoint_every,
-        make_trainer=_trainer_maker(trainer_options, folder),
+        make_trainer=make_trainer,
         loggers=_wandb(config, folder, method, data, _dump(parser, config)),
     )
-    print_rank_zero(f"run: {folder.path}")
+    if not config.trainer.fast_dev_run:
+        print_rank_zero(f"run: {folder.path}")
     try:
         result = fit(method, data, plan)
     finally:
@@ -137,6 +156,8 @@ def _evaluate(
             raise UserError(f"--split {split}: there is no such split; they are {', '.join(data.splits)}.")
         data.predict_split = split
         out = Path(own["out"]) if "out" in own else folder.predictions
+        if out.is_dir():
+            raise UserError(f"--out {out} is a folder; give the name of a CSV file.")
         write_predictions(trainer, method, data, out)
         print_rank_zero(f"predictions: {out}")
         return
@@ -147,7 +168,14 @@ def _evaluate(
 
 
 def _instantiate(parser: ArgumentParser, config: Namespace) -> tuple[Method, MultimodalDataModule, dict[str, Any]]:
-    built = parser.instantiate(config)
+    try:
+        built = parser.instantiate(config)
+    except ValueError as error:  # how jsonargparse reports that something of a union of types can't be built
+        reasons = [line[4:] for line in str(error).splitlines() if line.startswith("  - ")]
+        given = re.search(r"Given value: .*?class_path='([\w.]+)'", str(error))
+        if not reasons or not given:
+            raise
+        raise UserError(f"{given[1]} can't be built: {reasons[0]}") from error
     if config.compile:
         for encoder in built.model.encoders.values():
             encoder.compile()
@@ -155,18 +183,32 @@ def _instantiate(parser: ArgumentParser, config: Namespace) -> tuple[Method, Mul
 
 
 def _trainer_maker(configured: dict[str, Any], folder: RunFolder) -> Callable[..., Trainer]:
-    own = configured["callbacks"] or []
-    own = own if isinstance(own, list) else [own]
+    own = _as_list(configured["callbacks"])
+    own_loggers = _as_list(configured["logger"])
 
     def make(callbacks: list[Callback], loggers: list[Logger], epochs: int | None) -> Trainer:
         options = dict(configured)
-        options |= {"callbacks": [*copies(own), *callbacks], "logger": loggers, "default_root_dir": str(folder.path)}
-        options["enable_checkpointing"] = bool(callbacks)
+        options |= {
+            "callbacks": [*copies(own), *callbacks],
+            "logger": [*loggers, *own_loggers] if loggers else False,
+            "default_root_dir": str(folder.path),
+            "enable_checkpointing": bool(callbacks),
+            "use_distributed_sampler": False,  # the loaders' orders are made for the processes already
+        }
         if epochs is not None:
             options["max_epochs"] = epochs
-        return Trainer(**options)
+        try:
+            return Trainer(**options)
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise UserError(f"the Trainer refuses its options: {' '.join(str(error).split())}") from None
 
     return make
+
+
+def _as_list(given: Any) -> list[Any]:
+    if isinstance(given, bool) or given is None:
+        return []
+    return given if isinstance(given, list) else [given]
 
 
 def _new_folder(config: Namespace, method: Method, data: MultimodalDataModule) -> RunFolder:

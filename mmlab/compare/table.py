@@ -13,6 +13,7 @@ from typing import Any
 from mmlab.errors import UserError
 
 Result = dict[str, Any]
+NEEDED = {"method": str, "dataset": str, "protocol": str, "seed": int, "modalities": list, "splits": dict}
 
 
 def print_table(words: list[str]) -> None:
@@ -22,13 +23,15 @@ def print_table(words: list[str]) -> None:
         UserError: for a wrong option, a folder that isn't there, or where there is no finished run.
     """
     parser = argparse.ArgumentParser(prog="mmlab compare", exit_on_error=False, description=print_table.__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="searched for result.json files")
+    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="searched for result.json files")
     parser.add_argument("--metric", default="acc", help="acc or f1 (classification)")
     parser.add_argument("--split", default="test", choices=["val", "test"])
     try:
         options, unknown = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
         raise UserError(f"mmlab compare: {error}; usage: mmlab compare DIR [DIR ...] [--metric acc].") from None
+    if not options.folders:
+        raise UserError("mmlab compare needs the folder of a run, or one that holds runs: mmlab compare runs/")
     if unknown:
         raise UserError(f"mmlab compare has no option {unknown[0]!r}; it has --metric and --split.")
     print(table(read_results(options.folders), options.split, options.metric))
@@ -47,14 +50,17 @@ def read_results(folders: list[Path]) -> list[Result]:
         for file in sorted(folder.rglob("result.json")):
             try:
                 result = json.loads(file.read_text(encoding="utf-8"))
-                missing = [key for key in ("method", "dataset", "seed", "splits", "protocol") if key not in result]
             except (OSError, ValueError) as error:
                 print(f"left out {file}: {error}", file=sys.stderr)
                 continue
-            if missing:
-                print(f"left out {file}: it has no {', '.join(missing)}", file=sys.stderr)
+            wrong = _lacking(result)
+            if wrong:
+                print(f"left out {file}: no result of a run, it has no {', '.join(wrong)}", file=sys.stderr)
             else:
                 results.append(result)
+        for file in sorted(folder.rglob("metrics.csv")):
+            if not file.with_name("result.json").exists():
+                print(f"left out {file.parent}: not finished, it has no result.json", file=sys.stderr)
     if not results:
         raise UserError(
             f"there is no result.json below {', '.join(map(str, folders))}; `mmlab fit` writes one at its end."
@@ -62,8 +68,18 @@ def read_results(folders: list[Path]) -> list[Result]:
     return results
 
 
+def _lacking(result: Any) -> list[str]:
+    """What a file must hold to be the result of a run, and doesn't."""
+    if not isinstance(result, dict):
+        return list(NEEDED)
+    wrong = [key for key, kind in NEEDED.items() if not isinstance(result.get(key), kind)]
+    wrong += [] if isinstance(result.get("val"), dict) else ["val"]
+    sizes = result["splits"].values() if "splits" not in wrong else []
+    return wrong + (["splits"] if not all(isinstance(part, dict) and "samples" in part for part in sizes) else [])
+
+
 def table(results: list[Result], split: str, metric: str) -> str:
-    """A Markdown table for each data set: mean and sample standard deviation over seeds, in per cent.
+    """A Markdown table for each data set: mean and sample standard deviation over seeds, in per cent but for losses.
 
     Args:
         results: contents of result.json files.
@@ -94,8 +110,9 @@ def _dataset(result: Result) -> str:
 def _one_table(name: str, results: list[Result], split: str, metric: str) -> str:
     modalities = results[0]["modalities"]
     sizes = results[0]["splits"][split]["samples"]
+    unit, scale = ("", 1) if metric == "loss" else (" in %", 100)
     lines = [
-        f"**{name}**, {split} {metric} in %, {sizes} samples, mean ± standard deviation over seeds",
+        f"**{name}**, {split} {metric}{unit}, {sizes} samples, mean ± standard deviation over seeds",
         "",
         "| method | seeds | fused | " + " | ".join(modalities) + " |",
         "| --- | --- | --- | " + " | ".join("---" for _ in modalities) + " |",
@@ -105,7 +122,7 @@ def _one_table(name: str, results: list[Result], split: str, metric: str) -> str
         by_method[_method(result)].append(result)
     for method, group in sorted(by_method.items()):
         cells = [
-            _spread([run[split].get(key) for run in group])
+            _spread([run[split].get(key) for run in group], scale)
             for key in (metric, *(f"{metric}_{modality}" for modality in modalities))
         ]
         lines.append(f"| {method} | {len({run['seed'] for run in group})} | " + " | ".join(cells) + " |")
@@ -116,12 +133,13 @@ def _method(result: Result) -> str:
     return result["method"] + (f" ({result['method_variant']})" if result.get("method_variant") else "")
 
 
-def _spread(values: list[float | None]) -> str:
-    known = [100 * value for value in values if value is not None]
+def _spread(values: list[float | None], scale: int) -> str:
+    known = [scale * value for value in values if value is not None]
     if not known:
         return "–"
-    mean = f"{statistics.mean(known):.1f}"
-    return f"{mean} ± {statistics.stdev(known):.1f}" if len(known) > 1 else mean
+    digits = 1 if scale == 100 else 3
+    mean = f"{statistics.mean(known):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else mean
 
 
 def _warnings(results: list[Result]) -> list[str]:
@@ -133,4 +151,6 @@ def _warnings(results: list[Result]) -> list[str]:
     seeds = {method: {run["seed"] for run in results if _method(run) == method} for method in map(_method, results)}
     if len({frozenset(kept) for kept in seeds.values()}) > 1:
         found.append("Not every method has the same seeds.")
+    if len({(_method(run), run["seed"]) for run in results}) < len(results):
+        found.append("Some method has several runs of one seed: the mean is over all of them, whatever their settings.")
     return ["", *found] if found else []

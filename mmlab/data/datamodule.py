@@ -40,8 +40,9 @@ class MultimodalDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
-            if value < least:
+        least_values = (("batch_size", batch_size, 1), ("eval_batch_size", eval_batch_size, 1), ("workers", workers, 0))
+        for name, value, least in least_values:
+            if value is not None and value < least:
                 raise UserError(f"--data.{name} is {value}; it must be {least} or more.")
         self.dataset = dataset
         self.batch_size = batch_size

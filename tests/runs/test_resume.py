@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmlab.cli.main import main
+from tests.conftest import KEYPAD
+
 METHOD = "--model own_methods.WithDropout --wandb.mode off --trainer.max_epochs 3 "
 
 
@@ -37,33 +40,41 @@ def assert_same_run(one: str, other: str) -> None:
     assert (Path(one) / "metrics.csv").read_text() == (Path(other) / "metrics.csv").read_text()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The run that nobody kills; neither workers nor checkpoints change its numbers."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert main(f"fit {METHOD} {KEYPAD} --run_dir {folder}".split()) == 0
+    return str(folder)
+
+
 @pytest.mark.parametrize(
     ("every", "step", "workers"),
     [(2, 9, 0), (2, 9, 2), (0, 9, 0), (3, 6, 0), (3, 12, 2)],
     ids=["mid-epoch", "mid-epoch, workers", "since the epoch's start", "at the end of an epoch", "at an end, workers"],
 )
-def test_killed_run_resumes_to_the_same_bits(mmlab, tiny, every: int, step: int, workers: int) -> None:
+def test_killed_run_resumes_to_the_same_bits(
+    mmlab, tiny, whole, every: int, step: int, workers: int
+) -> None:
     line = f"fit {METHOD} {tiny} --checkpoint_every {every} --data.workers {workers}"
-    mmlab(f"{line} --run_dir whole")
     kill = f"--trainer.callbacks+=own_methods.KillAt --trainer.callbacks.step {step}"
     assert in_a_process_of_its_own(lambda: mmlab(f"{line} {kill} --run_dir killed")) == signal.SIGKILL
     assert not Path("killed/result.json").exists()
     # The killer strikes once: the resumed run is past its step.
     mmlab("fit --resume killed --trainer.callbacks null")
-    assert_same_run("whole", "killed")
+    assert_same_run(whole, "killed")
     assert Path("killed/result.json").exists()
     assert weights("killed")["history"].sum() > 0
 
 
-def test_run_ended_by_a_scheduler_saves_its_place(mmlab, tiny) -> None:
+def test_run_ended_by_a_scheduler_saves_its_place(mmlab, tiny, whole) -> None:
     line = f"fit {METHOD} {tiny}"
-    mmlab(f"{line} --run_dir whole")
-    term = f"--trainer.callbacks+=own_methods.KillAt --trainer.callbacks.step 9 --trainer.callbacks.number {15}"
+    term = f"--trainer.callbacks+=own_methods.KillAt --trainer.callbacks.step 9 --trainer.callbacks.number {signal.SIGTERM:d}"
     in_a_process_of_its_own(lambda: mmlab(f"{line} {term} --run_dir ended"))
     saved = torch.load("ended/checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == 10
     mmlab("fit --resume ended --trainer.callbacks null")
-    assert_same_run("whole", "ended")
+    assert_same_run(whole, "ended")
 
 
 def test_resuming_a_finished_run_changes_nothing(mmlab, tiny) -> None:

@@ -111,9 +111,35 @@ def parse(parser: ArgumentParser, words: list[str]) -> Namespace:
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return parser.parse_args(words)
+            return parser.parse_args(_with_names(parser, words))
     except (jsonargparse.ArgumentError, argparse.ArgumentError, TypeError, ValueError) as error:
         raise UserError(explain(str(error), parser, words)) from None
+
+
+_BACKBONE_FIELD = re.compile(r"--model\.(?:init_args\.)?(backbone|backbones\.\w+)\.(?:pretrained|width)(=|$)")
+
+
+def _with_names(parser: ArgumentParser, words: list[str]) -> list[str]:
+    """Lets ``--model.backbone.pretrained true`` refine a backbone that a flag or a file gave by its name alone.
+
+    jsonargparse would drop the name there, without a word: it takes one form or the other.
+    """
+    rest, refined, position = [], [], 0
+    while position < len(words):
+        field = _BACKBONE_FIELD.match(words[position])
+        if field:
+            refined.append(field[1])
+            position += 1 if field[2] else 2
+        else:
+            rest.append(words[position])
+            position += 1
+    if not refined:
+        return words
+    config = parser.parse_args(rest)
+    named = [(key, config.get(f"model.init_args.{key}")) for key in dict.fromkeys(refined)]
+    first = next(number for number, word in enumerate(words) if _BACKBONE_FIELD.match(word))
+    names = [f"--model.{key}.name={name}" for key, name in named if isinstance(name, str)]
+    return [*words[:first], *names, *words[first:]]
 
 
 def explain(message: str, parser: ArgumentParser, words: list[str]) -> str:

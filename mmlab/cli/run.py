@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+import re
 import secrets
 import time
 import warnings
@@ -12,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -113,9 +116,13 @@ def _fit(parser: ArgumentParser, config: Namespace, existing: RunFolder | None) 
     if existing is not None and folder.result.is_file():
         print_rank_zero(f"{folder.path} is finished: nothing is trained, its result.json stands.")
     make_trainer = _trainer_maker(trainer_options, folder)
-    make_trainer([], [], None)  # says what is wrong with an option before a folder is made
+    # Whatever is wrong with an option is said before a folder is made.
+    _check_devices(make_trainer([], [], None))
+    method.configure_optimizers()
+    dump = _dump(parser, config)
+    plain = yaml.safe_load(dump)
     if existing is None and not config.trainer.fast_dev_run:
-        rank_zero_only(write_text)(folder.config, _dump(parser, config))
+        rank_zero_only(write_text)(folder.config, dump)
     if data.dataset.protocol == "official":
         print_rank_zero("protocol official: the checkpoint is selected on the test split, as in the papers.")
     plan = Plan(
@@ -126,7 +133,8 @@ def _fit(parser: ArgumentParser, config: Namespace, existing: RunFolder | None) 
         patience=config.patience,
         checkpoint_every=config.checkpoint_every,
         make_trainer=make_trainer,
-        loggers=_wandb(config, folder, method, data, _dump(parser, config)),
+        loggers=_wandb(config.wandb, folder, method, data, plain),
+        config=plain,
     )
     if not config.trainer.fast_dev_run:
         print_rank_zero(f"run: {folder.path}")
@@ -205,6 +213,11 @@ def _trainer_maker(configured: dict[str, Any], folder: RunFolder) -> Callable[..
     return make
 
 
+def _check_devices(trainer: Trainer) -> None:
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > (os.cpu_count() or 1):
+        raise UserError(f"--trainer.devices {trainer.num_devices} is more than this machine's {os.cpu_count()} cores.")
+
+
 def _as_list(given: Any) -> list[Any]:
     if isinstance(given, bool) or given is None:
         return []
@@ -233,32 +246,36 @@ def _dump(parser: ArgumentParser, config: Namespace) -> str:
     return parser.dump(kept, skip_unset=False)
 
 
-def _wandb(config: Namespace, folder: RunFolder, method: Method, data: MultimodalDataModule, dump: str) -> list[Logger]:
-    options: WandbOptions = config.wandb
-    if options.mode == "off" or config.trainer.fast_dev_run:
+def _wandb(
+    options: WandbOptions, folder: RunFolder, method: Method, data: MultimodalDataModule, config: dict[str, Any]
+) -> list[Logger]:
+    if options.mode == "off" or config["trainer"]["fast_dev_run"] or _rank():
         return []
     offline = options.mode == "offline" or (options.mode == "auto" and not _logged_in())
     if offline:
         print_rank_zero(f"W&B: offline, into {folder.path / 'wandb'}; send it later with `wandb sync`.")
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb  # costs a second
-    import yaml
 
     if not folder.wandb_id.is_file():
-        rank_zero_only(write_text)(folder.wandb_id, secrets.token_hex(4) + "\n")
-    method_name, dataset_name = type(method).__name__, type(data.dataset).__name__
-    logger = WandbLogger(
-        name=f"{method_name}-s{config.seed}",
-        save_dir=str(folder.path),
-        id=folder.wandb_id.read_text().strip() if folder.wandb_id.is_file() else None,
+        write_text(folder.wandb_id, secrets.token_hex(4) + "\n")
+    method_name = type(method).__name__
+    # Begun here rather than by Lightning's logger, which hands over a setting that W&B warns of at every start.
+    run = wandb.init(
+        name=f"{method_name}-s{config['seed']}",
+        dir=folder.path,
+        id=folder.wandb_id.read_text().strip(),
+        resume=None if offline else "allow",
         project=options.project,
-        offline=offline,
-        group=dataset_name,
+        mode="offline" if offline else "online",
+        group=type(data.dataset).__name__,
         job_type=method_name,
-        config=yaml.safe_load(dump),
+        config=config,
         settings=wandb.Settings(silent=True),
     )
-    return [logger]
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    return [WandbLogger(experiment=run)]
 
 
 def _logged_in() -> bool:

@@ -118,19 +118,36 @@ def _one_table(name: str, results: list[Result], split: str, metric: str) -> str
         "| --- | --- | --- | " + " | ".join("---" for _ in modalities) + " |",
     ]
     by_method: dict[str, list[Result]] = defaultdict(list)
-    for result in results:
-        by_method[_method(result)].append(result)
+    for label, result in zip(_labels(results), results, strict=True):
+        by_method[label].append(result)
     for method, group in sorted(by_method.items()):
         cells = [
             _spread([run[split].get(key) for run in group], scale)
             for key in (metric, *(f"{metric}_{modality}" for modality in modalities))
         ]
         lines.append(f"| {method} | {len({run['seed'] for run in group})} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, *_warnings(results)])
+    return "\n".join([*lines, *_warnings(results, by_method)])
 
 
-def _method(result: Result) -> str:
-    return result["method"] + (f" ({result['method_variant']})" if result.get("method_variant") else "")
+def _labels(results: list[Result]) -> list[str]:
+    """Each run's method, with those of its options that differ among the runs of that method."""
+    options = [_flat(result.get("config", {}).get("model", {}).get("init_args", {})) for result in results]
+    values: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for result, own in zip(results, options, strict=True):
+        for key, value in own.items():
+            values[result["method"], key].add(value)
+    labels = []
+    for result, own in zip(results, options, strict=True):
+        differing = [f"{key} {value}" for key, value in own.items() if len(values[result["method"], key]) > 1]
+        labels.append(result["method"] + (f" ({', '.join(differing)})" if differing else ""))
+    return labels
+
+
+def _flat(options: Any, prefix: str = "") -> dict[str, str]:
+    if not isinstance(options, dict):
+        return {prefix: str(options)}
+    inner = [_flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in options.items()]
+    return {key: value for part in inner for key, value in part.items()}
 
 
 def _spread(values: list[float | None], scale: int) -> str:
@@ -142,15 +159,15 @@ def _spread(values: list[float | None], scale: int) -> str:
     return f"{mean} ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else mean
 
 
-def _warnings(results: list[Result]) -> list[str]:
+def _warnings(results: list[Result], by_method: dict[str, list[Result]]) -> list[str]:
     found = []
     if len({json.dumps(result["splits"], sort_keys=True) for result in results}) > 1:
         found.append("Not comparable: these runs saw different splits.")
     if any(result["protocol"] != "honest" for result in results):
         found.append("Some of these runs selected their checkpoint on the test split (protocol official).")
-    seeds = {method: {run["seed"] for run in results if _method(run) == method} for method in map(_method, results)}
-    if len({frozenset(kept) for kept in seeds.values()}) > 1:
+    seeds = {method: frozenset(run["seed"] for run in group) for method, group in by_method.items()}
+    if len(set(seeds.values())) > 1:
         found.append("Not every method has the same seeds.")
-    if len({(_method(run), run["seed"]) for run in results}) < len(results):
+    if sum(map(len, seeds.values())) < len(results):
         found.append("Some method has several runs of one seed: the mean is over all of them, whatever their settings.")
     return ["", *found] if found else []

@@ -73,7 +73,7 @@ class Method(LightningModule, ABC):
         self._trains: tuple[str, ...] = ()
         metrics = self.spec.task.metrics()
         self.evaluation = nn.ModuleDict({name: metrics.clone() for name in (FUSED, *self.spec.names)})
-        self.evaluation_loss = MeanMetric()
+        self.evaluation_loss = MeanMetric(nan_strategy="disable")
         self._updated: dict[str, None] = {}
         self._sums = _Sums()
 
@@ -135,7 +135,10 @@ class Method(LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """The optimiser over :meth:`parameter_groups` and, if there is one, the schedule."""
-        optimizer = self._optimizer(self.parameter_groups())
+        try:
+            optimizer = self._optimizer(self.parameter_groups())
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the optimiser can't be built: {error}; correct --model.optimizer.") from error
         if self._scheduler is None:
             return optimizer
         schedule = {"scheduler": self._scheduler(optimizer), "monitor": f"val/{self.spec.task.monitor}"}
@@ -163,6 +166,7 @@ class Method(LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses to overwrite a good checkpoint with weights that a NaN went through; keeps the running means."""
         self._stop_on_nan()
+        checkpoint["mmlab_method"] = type(self).__name__
         checkpoint["mmlab_sums"] = self._sums.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -177,8 +181,8 @@ class Method(LightningModule, ABC):
         names = ", ".join(ids[position] for position in index[:8]) + (", ..." if len(index) > 8 else "")
         raise UserError(
             f"the loss was no longer a finite number at step {step} (epoch {self.current_epoch}, samples {names}): "
-            f"training stopped and the last good checkpoint is kept; lower the learning rate, clip the gradients "
-            f"(--trainer.gradient_clip_val 1) or look at these samples."
+            f"training stopped, and the checkpoints of earlier epochs stay as they are; lower the learning rate, clip "
+            f"the gradients (--trainer.gradient_clip_val 1) or look at these samples."
         )
 
     def on_validation_epoch_start(self) -> None:

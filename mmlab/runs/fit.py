@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +13,14 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.errors import UserError
 from mmlab.methods.base import Method, Stage
 from mmlab.runs.callbacks import RandomState, SaveOnTermination, Stopwatch
 from mmlab.runs.curves import draw_curves
-from mmlab.runs.folder import RunFolder, write_json
+from mmlab.runs.folder import RunFolder, read_json, write_json
 from mmlab.runs.metrics_file import MetricsFile
 from mmlab.runs.result import describe, peak_memory_mib
 
@@ -40,6 +38,7 @@ class Plan:
         checkpoint_every: training steps between checkpoints within an epoch; 0 for none.
         make_trainer: a Trainer as configured, from more callbacks, loggers and a number of epochs (None: as is).
         loggers: besides metrics.csv.
+        config: the whole config, for result.json.
     """
 
     folder: RunFolder
@@ -50,6 +49,7 @@ class Plan:
     checkpoint_every: int
     make_trainer: Callable[[list[Callback], list[Logger], int | None], Trainer]
     loggers: list[Logger]
+    config: dict[str, Any]
 
 
 def fit(method: Method, data: MultimodalDataModule, plan: Plan) -> dict[str, Any]:
@@ -59,8 +59,7 @@ def fit(method: Method, data: MultimodalDataModule, plan: Plan) -> dict[str, Any
         The content of result.json; empty for a ``fast_dev_run``, which keeps nothing.
     """
     if plan.resume and plan.folder.result.is_file():
-        rank_zero_info(f"{plan.folder.path} is finished: its result.json stands.")
-        return dict(json.loads(plan.folder.result.read_text()))
+        return read_json(plan.folder.result)
     stages = method.stages()
     finished: list[dict[str, Any]] = []
     for stage in stages:
@@ -70,6 +69,7 @@ def fit(method: Method, data: MultimodalDataModule, plan: Plan) -> dict[str, Any
         finished.append(done)
     trainer = plan.make_trainer([], [], None)
     result = describe(method, data, plan.seed)
+    result["config"] = plan.config
     result["stages"] = finished
     result["best_epoch"] = finished[-1]["best_epoch"]
     result["epochs"] = sum(done["epochs"] for done in finished)
@@ -99,18 +99,22 @@ def load_weights(method: Method, path: Path) -> None:
     Raises:
         UserError: if the file is absent, damaged, refused by the restricted loader, or of another model.
     """
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}; `mmlab fit` writes it at the end of the first epoch.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except FileNotFoundError:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state, owner = dict(checkpoint["state_dict"]), checkpoint.get("mmlab_method")
+    except Exception as error:  # a damaged file fails in many ways, all of which mean the same
+        kind = type(error).__name__
         raise UserError(
-            f"there is no checkpoint {path}; `mmlab fit` writes it at the end of the first epoch."
+            f"the checkpoint {path} can't be loaded ({kind}): it is damaged, or holds other things than plain "
+            f"numbers, which mmlab refuses to execute; fit the run again."
         ) from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"the checkpoint {path} can't be loaded safely ({reason[:160]}); fit the run again.") from None
+    if owner != type(method).__name__:
+        raise UserError(f"the checkpoint {path} is of {owner}, but the config says {type(method).__name__}.")
     try:
         method.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         detail = " ".join(str(error).split())[:240]
         raise UserError(f"the checkpoint {path} belongs to another model than the config builds: {detail}") from None
 
@@ -127,7 +131,7 @@ def _fit_stage(
     record, last = checkpoints / "finished.json", checkpoints / "last.ckpt"
     if plan.resume and record.is_file():
         load_weights(method, checkpoints / f"{stage.keep}.ckpt")
-        return dict(json.loads(record.read_text()))
+        return read_json(record)
     # A stage's randomness depends on the seed alone, not on whether the stage before it ran in this process.
     seed_everything(plan.seed, workers=True, verbose=False)
     method.begin(stage)
@@ -140,6 +144,8 @@ def _fit_stage(
     trainer = plan.make_trainer(callbacks, loggers, stage.epochs)
     torch.cuda.reset_peak_memory_stats() if torch.cuda.is_available() else None
     resumed = plan.resume and last.is_file()
+    if resumed:
+        load_weights(method, last)  # says in a sentence what the Trainer would say in a traceback
     trainer.fit(method, datamodule=data, ckpt_path=last if resumed else None, weights_only=True if resumed else None)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
         return None

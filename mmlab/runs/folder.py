@@ -43,6 +43,18 @@ class RunFolder:
         return folder
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that a run wrote.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); remove it and resume the run, which writes it again.") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,10 @@ def assert_one_sentence(err: str, *words: str) -> None:
         (MNL + "--model.backbone.nam x", ["has no option 'nam'", "did you mean 'name'?"]),
         (MNL + "--model.backbone resnet81", ["no backbone 'resnet81'", "did you mean 'resnet"]),
         (MNL + "--model.backbone nowhere.Net", ["nowhere.Net can't be imported", "No module named 'nowhere'"]),
-        (MNL + "--model.backbones.audoi small_conv", ["backbones of MNL has no entry 'audoi'", "did you mean 'audio'?"]),
+        (
+            MNL + "--model.backbones.audoi small_conv",
+            ["backbones of MNL has no entry 'audoi'", "did you mean 'audio'?"],
+        ),
         (MNL + "--model.backbones.depth small_conv", ["no modality 'depth'", "audio, image"]),
         (MNL + "--model.guidance_rule prior --model.prior_guide audoi", ["'audoi'", "did you mean 'audio'?"]),
         (MNL + "--model.optimizer SGDD", ["no class 'SGDD'", "did you mean 'SGD'?"]),
@@ -81,7 +84,10 @@ def assert_one_sentence(err: str, *words: str) -> None:
         ("fit --model Unimodal --model.modality audoi {tiny}", ["no modality 'audoi'", "did you mean 'audio'?"]),
         ("fit --model MNL --data.dataset KineticsSounds", ["is not prepared", "mmlab prepare KineticsSounds --root"]),
         ("fit --model MNL --data.dataset Manifest", ["--data.dataset.csv is missing"]),
-        ("fit --model MNL --data.dataset Manifest --data.dataset.csv no.csv", ["no.csv can't be read", "check the path"]),
+        (
+            "fit --model MNL --data.dataset Manifest --data.dataset.csv no.csv",
+            ["no.csv can't be read", "check the path"],
+        ),
         ("test", ["needs the run to work on", "mmlab test --run"]),
         ("test --run nowhere", ["nowhere is not a run", "config.yaml"]),
         ("predict --run .", [". is not a run", "config.yaml"]),
@@ -125,7 +131,9 @@ def test_a_wrong_config_file(mmlab, text: str, words: list[str]) -> None:
 
 def test_a_misspelt_config_file_is_guessed(mmlab) -> None:
     Path("mnl_keypad.yaml").write_text("model: MNL\n")
-    assert_one_sentence(mmlab("fit --config mnl_keypda.yaml", code=2), "mnl_keypda.yaml (did you mean mnl_keypad.yaml?)")
+    assert_one_sentence(
+        mmlab("fit --config mnl_keypda.yaml", code=2), "mnl_keypda.yaml (did you mean mnl_keypad.yaml?)"
+    )
 
 
 @pytest.mark.parametrize("dataset", ["AVDigits", "GRIDLetters"])
@@ -182,7 +190,11 @@ class Hostile:
         return os.mkdir, ("owned",)
 
 
-@pytest.mark.parametrize("kind", ["truncated", "empty", "no checkpoint", "hostile", "foreign", "absent"])
+KINDS = ["truncated", "empty", "hostile", "foreign", "absent", "text"]
+KINDS += ["list"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_wrong_checkpoint(mmlab, finished: Path, kind: str) -> None:
     run = Path("run")
     shutil.copytree(finished, run)
@@ -192,8 +204,10 @@ def test_a_wrong_checkpoint(mmlab, finished: Path, kind: str) -> None:
         best.write_bytes(best.read_bytes()[:3000])
     elif kind == "empty":
         best.write_bytes(b"")
-    elif kind == "no checkpoint":
+    elif kind == "text":
         best.write_bytes(b"something else")
+    elif kind == "list":
+        torch.save([1, 2], best)
     elif kind == "hostile":
         torch.save({"state_dict": Hostile()}, best)
     elif kind == "foreign":
@@ -203,6 +217,25 @@ def test_a_wrong_checkpoint(mmlab, finished: Path, kind: str) -> None:
         best.unlink()
         words.append("there is no checkpoint")
     assert_one_sentence(mmlab("test --run run", code=2), *words)
+    assert not Path("owned").exists()
+
+
+@pytest.mark.parametrize("kind", ["truncated", "hostile", "other width", "result"])
+def test_a_wrong_file_of_a_run_to_resume(mmlab, finished: Path, kind: str) -> None:
+    shutil.copytree(finished, "run")
+    last, flags = Path("run/checkpoints/last.ckpt"), ""
+    if kind == "result":
+        Path("run/result.json").write_text("{")
+    else:
+        Path("run/result.json").unlink()
+        Path("run/checkpoints/finished.json").unlink()
+    if kind == "truncated":
+        last.write_bytes(last.read_bytes()[:3000])
+    elif kind == "hostile":
+        torch.save({"state_dict": Hostile()}, last)
+    elif kind == "other width":
+        flags = "--model.backbone.width 8"
+    assert_one_sentence(mmlab(f"fit --resume run {flags}", code=2), "run/")
     assert not Path("owned").exists()
 
 
@@ -232,16 +265,6 @@ def test_an_option_that_the_trainer_refuses_leaves_no_folder_behind(mmlab, tiny:
     assert_one_sentence(mmlab(f"{line} -7", code=2), "max_epochs")
     assert not Path("run").exists()
     mmlab(f"{line} 1 --trainer.fast_dev_run true")
-
-
-@pytest.mark.parametrize("world", [3])
-def test_a_batch_that_the_processes_cannot_share(world: int) -> None:
-    """The command shows the same sentence from a run on several devices; here it needs no processes."""
-    from mmlab.data.loader import TrainingOrder
-    from mmlab.errors import UserError
-
-    with pytest.raises(UserError, match=r"--data\.batch_size 16 .* choose a multiple of 3"):
-        TrainingOrder(96, 16, 0, 0, world)
 
 
 def test_a_loss_that_is_not_a_number(mmlab, tiny: str) -> None:

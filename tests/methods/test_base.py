@@ -67,6 +67,8 @@ def test_losses_are_logged_as_the_mean_over_the_epoch(mmlab, tiny) -> None:
         "--test false --model.dropout 0 --model.optimizer SGD --model.optimizer.lr 0"
     )
     header, row = Path("run/metrics.csv").read_text().splitlines()
-    # Nothing moved, so that the mean over the steps is the mean over the memory, where each sample was written once.
+    # Nothing moved: the mean over the steps is the mean over the memory, where each sample was written once.
     history = torch.load("run/checkpoints/last.ckpt", weights_only=True)["state_dict"]["history"]
-    assert float(row.split(",")[header.split(",").index("train/loss")]) == pytest.approx(history.mean().item(), rel=1e-4)
+    assert float(row.split(",")[header.split(",").index("train/loss")]) == pytest.approx(
+        history.mean().item(), rel=1e-4
+    )

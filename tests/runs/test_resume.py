@@ -53,9 +53,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
     [(2, 9, 0), (2, 9, 2), (0, 9, 0), (3, 6, 0), (3, 12, 2)],
     ids=["mid-epoch", "mid-epoch, workers", "since the epoch's start", "at the end of an epoch", "at an end, workers"],
 )
-def test_killed_run_resumes_to_the_same_bits(
-    mmlab, tiny, whole, every: int, step: int, workers: int
-) -> None:
+def test_killed_run_resumes_to_the_same_bits(mmlab, tiny, whole, every: int, step: int, workers: int) -> None:
     line = f"fit {METHOD} {tiny} --checkpoint_every {every} --data.workers {workers}"
     kill = f"--trainer.callbacks+=own_methods.KillAt --trainer.callbacks.step {step}"
     assert in_a_process_of_its_own(lambda: mmlab(f"{line} {kill} --run_dir killed")) == signal.SIGKILL
@@ -69,7 +67,8 @@ def test_killed_run_resumes_to_the_same_bits(
 
 def test_run_ended_by_a_scheduler_saves_its_place(mmlab, tiny, whole) -> None:
     line = f"fit {METHOD} {tiny}"
-    term = f"--trainer.callbacks+=own_methods.KillAt --trainer.callbacks.step 9 --trainer.callbacks.number {signal.SIGTERM:d}"
+    term = "--trainer.callbacks+=own_methods.KillAt --trainer.callbacks.step 9"
+    term += f" --trainer.callbacks.number {signal.SIGTERM:d}"
     in_a_process_of_its_own(lambda: mmlab(f"{line} {term} --run_dir ended"))
     saved = torch.load("ended/checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == 10

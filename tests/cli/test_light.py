@@ -1,0 +1,87 @@
+"""What answers at once imports nothing heavy, and the lists name what there is."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mmlab.data
+import mmlab.methods
+from mmlab.data.base import MultimodalDataset
+from mmlab.methods.base import Method
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+SCRIPT = """
+import sys
+from mmlab.cli.main import main
+codes = [main(line.split()) for line in sys.argv[1:]]
+heavy = {"torch", "lightning", "jsonargparse", "numpy", "torchmetrics", "timm", "matplotlib", "wandb"}
+print(codes, sorted(heavy & set(sys.modules)))
+"""
+
+
+def test_help_version_list_and_compare_import_nothing_heavy(tmp_path: Path) -> None:
+    result = {
+        "method": "MNL",
+        "dataset": "Keypad",
+        "protocol": "honest",
+        "seed": 0,
+        "modalities": ["audio"],
+        "splits": {"val": {"samples": 3}, "test": {"samples": 3}},
+        "val": {"acc": 1.0},
+        "test": {"acc": 0.5},
+    }
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    lines = ["--help", "--version", "list", "list methods", "list experiments", "compare .", "fti"]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *lines], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[0, 0, 0, 0, 0, 0, 2] []"
+    assert f"mmlab {mmlab.__version__}" in done.stdout.splitlines()
+    assert "| MNL | 1 | 50.0 |" in done.stdout
+    assert "there is no folder experiments/ here" in done.stdout
+
+
+def listed(out: str) -> dict[str, str]:
+    return {line.split()[0]: line.split(maxsplit=1)[1] for line in out.splitlines()}
+
+
+def subclasses(package: object, base: type) -> dict[str, type]:
+    """The package's own classes, not those that tests define."""
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    found: list[type] = list(base.__subclasses__())
+    for kind in found:
+        found += kind.__subclasses__()
+    return {kind.__name__: kind for kind in found if kind.__module__.startswith("mmlab.")}
+
+
+def test_every_method_and_data_set_is_listed_with_its_first_line(mmlab) -> None:
+    for word, package, base in (
+        ("methods", importlib.import_module("mmlab.methods"), Method),
+        ("datasets", importlib.import_module("mmlab.data"), MultimodalDataset),
+    ):
+        kinds = subclasses(package, base)
+        assert len(kinds) >= 4
+        assert listed(mmlab(f"list {word}")) == {
+            name: kind.__doc__.strip().splitlines()[0] for name, kind in kinds.items()
+        }
+
+
+def test_every_experiment_is_listed_with_its_first_line(mmlab) -> None:
+    Path("experiments").symlink_to(EXPERIMENTS)
+    rows = listed(mmlab("list experiments"))
+    files = sorted(EXPERIMENTS.glob("*.yaml"))
+    assert rows == {f"experiments/{file.name}": file.read_text().splitlines()[0][2:] for file in files}
+    assert len(rows) >= 16
+
+
+def test_a_backbone_that_is_listed_can_be_used(mmlab) -> None:
+    out = mmlab("list backbones")
+    assert "small_conv" in out
+    assert "any timm model" in out

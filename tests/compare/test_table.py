@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmlab.compare.table import print_table, read_results, table
+from mmlab.errors import UserError
+
+
+def result(method: str = "MNL", seed: int = 0, acc: float = 0.5, **changes: object) -> dict:
+    sha = {"samples": 40, "sha256": "0" * 64}
+    content = {
+        "method": method,
+        "dataset": "AVDigits",
+        "dataset_details": {"variant": "hard"},
+        "protocol": "honest",
+        "seed": seed,
+        "modalities": ["audio", "image"],
+        "splits": {"train": sha, "val": sha, "test": sha},
+        "val": {"acc": acc + 0.1, "loss": 1.0},
+        "test": {"acc": acc, "acc_audio": acc / 2, "acc_image": 0.25, "loss": 1.5},
+    }
+    return content | changes
+
+
+def write(folder: Path, *results: object) -> None:
+    for number, content in enumerate(results):
+        (folder / f"run{number}").mkdir(parents=True)
+        (folder / f"run{number}" / "result.json").write_text(json.dumps(content))
+
+
+def test_mean_and_deviation_over_seeds(tmp_path: Path, capsys) -> None:
+    write(
+        tmp_path,
+        *(result(seed=seed, acc=acc) for seed, acc in enumerate((0.5, 0.6, 0.7))),
+        *(result("LateFusion", seed, acc) for seed, acc in enumerate((0.4, 0.4, 0.4))),
+    )
+    print_table([str(tmp_path)])
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert captured.out.splitlines() == [
+        "**AVDigits (hard)**, test acc in %, 40 samples, mean ± standard deviation over seeds",
+        "",
+        "| method | seeds | fused | audio | image |",
+        "| --- | --- | --- | --- | --- |",
+        "| LateFusion | 3 | 40.0 ± 0.0 | 20.0 ± 0.0 | 25.0 ± 0.0 |",
+        "| MNL | 3 | 60.0 ± 10.0 | 30.0 ± 5.0 | 25.0 ± 0.0 |",
+    ]
+
+
+def test_one_seed_has_no_deviation_and_an_absent_metric_is_a_dash() -> None:
+    joint = result("JointTraining", test={"acc": 0.625})
+    assert "| JointTraining | 1 | 62.5 | – | – |" in table([joint], "test", "acc")
+
+
+def test_the_split_and_the_metric_can_be_chosen() -> None:
+    assert "val acc in %" in table([result()], "val", "acc")
+    assert "| MNL | 1 | 60.0 | – | – |" in table([result()], "val", "acc")
+    losses = table([result()], "test", "loss")
+    assert "test loss, 40 samples" in losses
+    assert "| MNL | 1 | 1.500 | – | – |" in losses
+
+
+def test_each_data_set_has_a_table_of_its_own() -> None:
+    other = result(dataset="Keypad", dataset_details={})
+    unseen = result(dataset_details={"variant": "clean", "unseen_speaker": "theo"})
+    twin = result(dataset="KineticsSounds", dataset_details={"synthetic": True})
+    titles = [line for line in table([result(), other, unseen, twin], "test", "acc").splitlines() if "**" in line]
+    assert [title.split("**")[1] for title in titles] == [
+        "AVDigits (clean, theo unseen)",
+        "AVDigits (hard)",
+        "Keypad",
+        "KineticsSounds (synthetic)",
+    ]
+
+
+def test_what_is_no_result_is_named_and_left_out(tmp_path: Path, capsys) -> None:
+    lacking = result()
+    del lacking["splits"]
+    write(tmp_path, result(), [1, 2], 3, {"accuracy": 1}, lacking, result(seed=1, splits={"test": 5}))
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "result.json").write_text(json.dumps(result())[:100])
+    (tmp_path / "binary").mkdir()
+    (tmp_path / "binary" / "result.json").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "running").mkdir()
+    (tmp_path / "running" / "metrics.csv").write_text("stage,epoch,step\n")
+    print_table([str(tmp_path)])
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1].startswith("| MNL | 1 | 50.0 |")
+    lines = sorted(captured.err.splitlines())
+    named = [
+        "binary/result.json",
+        "cut/result.json",
+        *(f"run{number}/result.json" for number in range(1, 6)),
+        "running",
+    ]
+    assert [line.split(": ")[0] for line in lines] == [f"left out {tmp_path / name}" for name in named]
+    assert "it has no splits" in lines[5]
+    assert "not finished" in lines[-1]
+
+
+def test_nothing_to_compare(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no result\.json below .*`mmlab fit` writes one"):
+        read_results([tmp_path])
+    with pytest.raises(UserError, match="nowhere is not a folder"):
+        read_results([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match="needs the folder of a run"):
+        print_table([])
+    with pytest.raises(UserError, match=r"no result has the metric 'auc' on test; there are acc, acc_audio"):
+        table([result()], "test", "auc")
+
+
+def test_a_clean_table_warns_of_nothing() -> None:
+    assert table([result(), result("LateFusion")], "test", "acc").splitlines()[-1].startswith("| MNL")
+
+
+def test_different_splits_are_said() -> None:
+    other = {"samples": 40, "sha256": "1" * 64}
+    different = result("LateFusion", splits={"train": other, "val": other, "test": other})
+    assert "Not comparable: these runs saw different splits." in table([result(), different], "test", "acc")
+
+
+def test_selection_on_the_test_split_is_said() -> None:
+    assert "(protocol official)" in table([result(), result("LateFusion", protocol="official")], "test", "acc")
+
+
+def test_uneven_and_repeated_seeds_are_said() -> None:
+    assert "Not every method has the same seeds." in table([result(), result("LateFusion", seed=1)], "test", "acc")
+    assert "several runs of one seed" in table([result(acc=0.2), result(acc=0.4)], "test", "acc")
+
+
+def test_runs_of_one_method_with_other_options_are_rows_of_their_own(tmp_path: Path) -> None:
+    for variant in ("official", "paper"):
+        for seed in (0, 1):
+            options = {"variant": variant, "lam": 0.7, "optimizer": {"init_args": {"lr": 0.001}}}
+            content = result(seed=seed) | {"config": {"model": {"init_args": options}}}
+            write(tmp_path / variant / str(seed), content)
+    lines = table(read_results([tmp_path]), "test", "acc").splitlines()
+    assert [line.split(" | ")[0] for line in lines[4:6]] == ["| MNL (variant official)", "| MNL (variant paper)"]

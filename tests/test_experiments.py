@@ -1,0 +1,104 @@
+"""Every published setting says what it is, and fits on its data set's synthetic twin."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmlab.cli.main import main
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "experiments").glob("*.yaml"))
+BY_NAME = pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
+PREPARE = {"AVDigits": "", "GRIDLetters": "", "KineticsSounds": "--frame_side 32"}
+SMALLER = {
+    "Keypad": "--data.dataset.train_size 96 --data.dataset.val_size 36 --data.dataset.test_size 36",
+    "AVDigits": "--data.dataset.root {root}",
+    "GRIDLetters": "--data.dataset.root {root}",
+    "KineticsSounds": "--data.dataset.root {root} --data.dataset.frame_side 32 --data.dataset.image_size 32",
+}
+QUICK = (
+    "--data.workers 0 --data.batch_size 16 --trainer.max_epochs 1 --trainer.limit_train_batches 2 "
+    "--trainer.accelerator cpu --trainer.enable_progress_bar false --wandb.mode off --run_dir run "
+)
+
+
+@pytest.fixture(scope="session")
+def twin(tmp_path_factory: pytest.TempPathFactory):
+    """The folder of a data set's synthetic twin, prepared by the real command when it is first asked for."""
+    made: dict[str, Path] = {}
+
+    def root(dataset: str) -> Path:
+        if dataset not in made:
+            made[dataset] = tmp_path_factory.mktemp("twins") / dataset
+            line = f"prepare {dataset} --root {made[dataset]} --synthetic {PREPARE[dataset]}"
+            assert main(line.split()) == 0
+        return made[dataset]
+
+    return root
+
+
+def dataset_of(file: Path) -> str:
+    return yaml.safe_load(file.read_text())["data"]["dataset"]["class_path"]
+
+
+def flags(file: Path, twin) -> str:
+    dataset = dataset_of(file)
+    return SMALLER[dataset].format(root=twin(dataset) if dataset in PREPARE else "")
+
+
+def test_there_is_a_setting_of_each_method_for_each_data_set() -> None:
+    settings = {(yaml.safe_load(file.read_text())["model"]["class_path"], dataset_of(file)) for file in FILES}
+    methods = {"MNL", "LateFusion", "JointTraining", "Unimodal"}
+    assert settings >= {(method, dataset) for method in methods for dataset in SMALLER}
+
+
+@BY_NAME
+def test_the_header(file: Path) -> None:
+    header = []
+    for line in file.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        header.append(line)
+    assert re.fullmatch(r"# [A-Z].{20,}\.", header[0])
+    assert header[1] == "#"
+    fields = {line[2:].split(":")[0] for line in header[2:] if re.match(r"# \w+: ", line)}
+    assert {"needs", "command", "expected"} <= fields
+    assert f"# command:   mmlab fit --config experiments/{file.name}" in header
+    assert all(len(line) <= 150 for line in header[1:])
+
+
+@BY_NAME
+@pytest.mark.xdist_group("experiments")
+def test_it_fits(mmlab, twin, file: Path) -> None:
+    small = "--model.backbone small_conv --model.backbone.width 4"
+    mmlab(f"fit --config {file} {flags(file, twin)} {QUICK} {small}")
+    result = json.loads(Path("run/result.json").read_text())
+    written, used = yaml.safe_load(file.read_text()), yaml.safe_load(Path("run/config.yaml").read_text())
+    assert result["method"] == written["model"]["class_path"]
+    assert result["dataset"] == dataset_of(file)
+    assert result["protocol"] == "honest"
+    assert 0 <= result["test"]["acc"] <= 1
+    # What the file sets and no flag overrides is what was run.
+    for key, value in written["model"].get("init_args", {}).items():
+        if key not in ("backbone", "optimizer", "scheduler"):
+            assert used["model"]["init_args"][key] == value
+    for key, value in written["model"].get("init_args", {}).get("optimizer", {}).get("init_args", {}).items():
+        assert used["model"]["init_args"]["optimizer"]["init_args"][key] == value
+    assert used["patience"] == written.get("patience", 0)
+
+
+@pytest.mark.xdist_group("experiments")
+def test_mnl_kinetics_fits_with_its_own_backbone(mmlab, twin) -> None:
+    file = ROOT / "experiments" / "mnl_kinetics.yaml"
+    fewer = "--data.batch_size 2 --trainer.limit_train_batches 1 --trainer.limit_val_batches 1 --test false"
+    mmlab(f"fit --config {file} {flags(file, twin)} {QUICK} {fewer}")
+    used = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert used["model"]["init_args"]["backbone"] == "resnet18"
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["dataset_details"]["synthetic"] is True
+    assert 22e6 < result["parameters"] < 23e6  # two ResNet-18 of 11.2 million each

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from mmlab.backbones.config import NO_OVERRIDES, Backbones, Choice
+from mmlab.backbones.config import NO_OVERRIDES, SMALL_CONV, Backbones, Choice
 from mmlab.methods.base import Method, OptimizerFactory, SchedulerFactory, Stage
 from mmlab.types import Batch, Prediction
 
@@ -44,7 +44,7 @@ class WithDropout(Method):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         prediction = self(batch.inputs, batch.present)
         each = self.spec.task.criterion(prediction.logits, batch.target)
-        self.history[batch.index] += each.detach()
+        self.history[self.gathered(batch.index)] += self.gathered(each)
         loss = each.mean() if self.global_step != self.nan_at else each.mean() * float("nan")
         return {"loss": loss}
 
@@ -66,3 +66,36 @@ class KillAt(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         if trainer.global_step == self.step:
             os.kill(os.getpid(), self.number)
+
+
+class Teacher(WithDropout):
+    """A part with batch normalisation trains first and is looked at only in the second stage."""
+
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        backbone: Choice = SMALL_CONV,
+        backbones: Backbones = NO_OVERRIDES,
+        optimizer: OptimizerFactory = lambda p: torch.optim.Adam(p, lr=1e-3),
+        scheduler: SchedulerFactory | None = None,
+    ) -> None:
+        super().__init__(spec, backbone, backbones, optimizer, scheduler)
+        self.norm = nn.BatchNorm1d(self.spec.task.outputs)
+
+    def forward(self, inputs: dict[str, Tensor], present: Tensor) -> Prediction:
+        logits = self.norm(super().forward(inputs, present).logits)
+        return Prediction(logits if self.stage == "student" else -logits)
+
+    def stages(self) -> list[Stage]:
+        return [
+            Stage("teacher", epochs=1, trains=("encoders", "heads", "norm"), keep="last"),
+            Stage("student", epochs=1, trains=("heads",), keep="last"),
+        ]
+
+
+class NanGradient(Callback):
+    """Spoils the weights in the very last step of an epoch, after its loss was still finite."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        if trainer.global_step == 11:
+            next(pl_module.parameters()).grad.fill_(float("nan"))

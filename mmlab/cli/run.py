@@ -18,15 +18,18 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mmlab.cli.parser import OWN_FLAGS, WandbOptions, build_parser, parse
 from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.errors import UserError
 from mmlab.methods.base import Method
+from mmlab.runs.callbacks import WholeFiles
 from mmlab.runs.fit import Plan, copies, evaluate, fit, load_weights, selected_checkpoint
-from mmlab.runs.folder import RunFolder, write_json, write_text
+from mmlab.runs.folder import RunFolder, read_json, write_json, write_text
 from mmlab.runs.predictions import write_predictions
 
 # The processes that DDP starts run this same command: the first one tells them the folder that it chose.
@@ -75,6 +78,10 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # mmlab's evaluation order returns every sample.
     warnings.filterwarnings("ignore", message=".*You are using a custom batch sampler `EvaluationOrder`.*")
+    # The experiment files' workers are meant for larger machines; copying bytes, too many of them do no harm.
+    warnings.filterwarnings("ignore", message=".*This DataLoader will create .* worker processes.*")
+    # What a stage doesn't train is in evaluation mode on purpose.
+    warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode at the start of training.*")
     # A shortened epoch logs at its end all the same.
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     # torchmetrics has summed over all processes before anything is logged.
@@ -110,18 +117,22 @@ def _expand(command: str, words: list[str]) -> tuple[list[str], RunFolder | None
 
 
 def _fit(parser: ArgumentParser, config: Namespace, existing: RunFolder | None) -> None:
+    if existing is not None and existing.result.is_file():
+        print_rank_zero(f"{existing.path} is finished: nothing is trained, its result.json stands.")
+        _print_metrics(read_json(existing.result))
+        return
     seed_everything(config.seed, workers=True, verbose=False)
     method, data, trainer_options = _instantiate(parser, config)
     folder = existing or _new_folder(config, method, data)
-    if existing is not None and folder.result.is_file():
-        print_rank_zero(f"{folder.path} is finished: nothing is trained, its result.json stands.")
     make_trainer = _trainer_maker(trainer_options, folder)
     # Whatever is wrong with an option is said before a folder is made.
     _check_devices(make_trainer([], [], None))
     method.configure_optimizers()
     dump = _dump(parser, config)
     plain = yaml.safe_load(dump)
-    if existing is None and not config.trainer.fast_dev_run:
+    if existing is not None:
+        _refuse_changes(yaml.safe_load(folder.config.read_text(encoding="utf-8")), plain)
+    if not config.trainer.fast_dev_run:
         rank_zero_only(write_text)(folder.config, dump)
     if data.dataset.protocol == "official":
         print_rank_zero("protocol official: the checkpoint is selected on the test split, as in the papers.")
@@ -140,6 +151,9 @@ def _fit(parser: ArgumentParser, config: Namespace, existing: RunFolder | None) 
         print_rank_zero(f"run: {folder.path}")
     try:
         result = fit(method, data, plan)
+    except SystemExit as leaving:  # so Lightning leaves after Ctrl-C and after SIGTERM
+        print_rank_zero(f"stopped; go on with: mmlab fit --resume {folder.path}")
+        raise SystemExit(143 if isinstance(leaving, SIGTERMException) else 130) from None
     finally:
         _finish_wandb(plan.loggers)
         if _rank() == 0:
@@ -156,6 +170,7 @@ def _evaluate(
     assert folder is not None
     seed_everything(config.seed, workers=True, verbose=False)
     method, data, trainer_options = _instantiate(parser, config)
+    method.begin(method.stages()[-1])
     load_weights(method, selected_checkpoint(folder, method))
     trainer = _trainer_maker(trainer_options, folder)([], [], None)
     if command == "predict":
@@ -197,7 +212,8 @@ def _trainer_maker(configured: dict[str, Any], folder: RunFolder) -> Callable[..
     def make(callbacks: list[Callback], loggers: list[Logger], epochs: int | None) -> Trainer:
         options = dict(configured)
         options |= {
-            "callbacks": [*copies(own), *callbacks],
+            "callbacks": [*copies(own if callbacks else _without_selection(own)), *callbacks],
+            "plugins": [*_as_list(configured["plugins"]), WholeFiles()],
             "logger": [*loggers, *own_loggers] if loggers else False,
             "default_root_dir": str(folder.path),
             "enable_checkpointing": bool(callbacks),
@@ -207,10 +223,15 @@ def _trainer_maker(configured: dict[str, Any], folder: RunFolder) -> Callable[..
             options["max_epochs"] = epochs
         try:
             return Trainer(**options)
-        except (MisconfigurationException, ValueError, TypeError) as error:
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"the Trainer refuses its options: {' '.join(str(error).split())}") from None
 
     return make
+
+
+def _without_selection(callbacks: list[Callback]) -> list[Callback]:
+    """What an evaluation leaves out: there is nothing to select or to stop."""
+    return [callback for callback in callbacks if not isinstance(callback, (Checkpoint, EarlyStopping))]
 
 
 def _check_devices(trainer: Trainer) -> None:
@@ -224,12 +245,26 @@ def _as_list(given: Any) -> list[Any]:
     return given if isinstance(given, list) else [given]
 
 
+def _refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """A resumed run keeps its method, data and seed; how it is run may change."""
+    old, new = ({key: config[key] for key in ("seed", "model", "data")} for config in (before, now))
+    for config in (old, new):
+        config["data"] = {key: value for key, value in config["data"].items() if key != "workers"}
+    for key in old:
+        if old[key] != new[key]:
+            raise UserError(
+                f"a resumed run keeps its {key}, which the flags here change: leave them out, or begin a run of its "
+                f"own with --config RUN/config.yaml and these flags."
+            )
+
+
 def _new_folder(config: Namespace, method: Method, data: MultimodalDataModule) -> RunFolder:
     path = config.run_dir or (os.environ.get(RUN_DIR_VARIABLE) if _rank() else None)
     if path is None:
         name = f"{type(method).__name__}_{type(data.dataset).__name__}".lower()
         # Ranks that a cluster starts on its own have no parent to tell them: they share the job's number.
-        moment = os.environ.get("SLURM_JOB_ID") or time.strftime("%Y%m%d-%H%M%S")
+        job = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
+        moment = job or time.strftime("%Y%m%d-%H%M%S")
         path = f"runs/{name}/seed{config.seed}-{moment}"
     folder = RunFolder(path)
     if _rank() == 0 and folder.config.exists():

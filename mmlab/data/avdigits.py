@@ -57,7 +57,8 @@ class AVDigits(MultimodalDataset):
             MMLAB_DATA names, or else in ``../shared/data``.
         variant: ``hard`` shows each image through its first four principal components only (28 % of the
             variance), which makes sound the stronger modality.
-        unseen_speaker: trains and validates on the other speakers and tests on this one's test recordings.
+        unseen_speaker: trains and validates on the other speakers and tests on this one's test recordings: george,
+            jackson, lucas, nicolas, theo or yweweler.
         extended_test: pairs every test recording with ten different test images instead of one.
         protocol: ``official`` trains on all training pairs and selects on the test split.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmlab.data.draws import Draws
+from mmlab.draws import Draws
 from mmlab.errors import UserError
 from mmlab.types import Batch, DataSpec, Modality, Task
 
@@ -126,7 +126,7 @@ class MultimodalDataset(ABC):
         Raises:
             UserError: if there is something already.
         """
-        raise UserError(f"{type(self).__name__} is procedural: it needs no files and has no synthetic twin.")
+        raise UserError(f"{type(self).__name__} has no raw layout of its own to fake: it needs no synthetic twin.")
 
     def details(self) -> dict[str, object]:
         """The variant in use, as plain data for result.json."""

@@ -10,8 +10,8 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from mmlab.data.base import MultimodalDataset, Split, SplitName
-from mmlab.data.draws import Draws
 from mmlab.data.loader import TrainingLoader, TrainingOrder, evaluation_loader
+from mmlab.draws import Draws
 from mmlab.errors import UserError
 from mmlab.types import Batch
 
@@ -73,15 +73,15 @@ class MultimodalDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The whole validation split."""
-        return self._evaluation("val")
+        return self.whole("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The whole test split."""
-        return self._evaluation("test")
+        return self.whole("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The whole of the split named by ``predict_split``."""
-        return self._evaluation(self.predict_split)
+        return self.whole(self.predict_split)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Copies without waiting (the batch lies in page-locked memory where there is a GPU)."""
@@ -108,7 +108,8 @@ class MultimodalDataModule(LightningDataModule):
             inputs[name] = tensor.masked_fill(~has, 0.0)
         return Batch(inputs, batch.target, batch.present, batch.index)
 
-    def _evaluation(self, name: SplitName) -> DataLoader[Batch]:
+    def whole(self, name: SplitName) -> DataLoader[Batch]:
+        """Raw batches of a whole split in order, each sample once; a method's pass over the training split, say."""
         return evaluation_loader(self.splits[name], self.eval_batch_size, self.workers, *self._place())
 
     def _place(self) -> tuple[int, int]:

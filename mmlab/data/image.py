@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from mmlab.data.draws import Draws
+from mmlab.draws import Draws
 
 
 class Normalise:

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmlab.data.base import MultimodalDataset, Split, SplitName, Transform
-from mmlab.data.draws import Draws
 from mmlab.data.image import RandomShift
 from mmlab.data.spectrogram import LogMel
+from mmlab.draws import Draws
 from mmlab.errors import UserError
 from mmlab.types import Classification, Modality
 

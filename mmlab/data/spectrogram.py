@@ -13,7 +13,7 @@ import torchaudio
 from torch import Tensor
 from torchaudio.compliance.kaldi import get_mel_banks
 
-from mmlab.data.draws import Draws
+from mmlab.draws import Draws
 
 
 def waveform(raw: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 
 from mmlab.backbones.config import Backbones, Choice, build_encoders
+from mmlab.draws import Draws
 from mmlab.errors import UserError
 from mmlab.types import Batch, DataSpec, Prediction
 
@@ -34,8 +35,7 @@ class Stage:
     Attributes:
         name: names the folder of its checkpoints and the values of ``Method.stage``.
         epochs: how many; None for the Trainer's ``max_epochs``.
-        trains: the child modules that train; the others are frozen and in evaluation mode. Empty leaves
-            everything as it is.
+        trains: the child modules that train; the others are frozen and in evaluation mode. Empty for all.
         keep: which of its checkpoints the next stage (or the test) starts from.
     """
 
@@ -70,7 +70,10 @@ class Method(LightningModule, ABC):
         self.stage = ""
         self._optimizer = optimizer
         self._scheduler = scheduler
+        self._plateau: ReduceLROnPlateau | None = None
+        self._resumed_plateau: dict[str, Any] | None = None
         self._trains: tuple[str, ...] = ()
+        self._trainable: dict[str, bool] | None = None
         metrics = self.spec.task.metrics()
         self.evaluation = nn.ModuleDict({name: metrics.clone() for name in (FUSED, *self.spec.names)})
         self.evaluation_loss = MeanMetric(nan_strategy="disable")
@@ -107,7 +110,7 @@ class Method(LightningModule, ABC):
         return {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
 
     def begin(self, stage: Stage) -> None:
-        """Enters a stage: freezes what it does not train.
+        """Enters a stage: freezes what it does not train, and nothing else, whatever the stage before it froze.
 
         Raises:
             UserError: if the stage names a child module that there isn't.
@@ -119,11 +122,14 @@ class Method(LightningModule, ABC):
                     f"stage {stage.name!r} of {type(self).__name__} trains {name!r}, but its modules are "
                     f"{', '.join(children)}."
                 )
+        if self._trainable is None:  # a parameter that the method itself froze is never unfrozen
+            self._trainable = {name: parameter.requires_grad for name, parameter in self.named_parameters()}
         self.stage = stage.name
         self._trains = stage.trains
-        if stage.trains:
-            for name, child in self.named_children():
-                child.requires_grad_(name in stage.trains)
+        for name, parameter in self.named_parameters():
+            trains = not stage.trains or name.split(".")[0] in stage.trains
+            parameter.requires_grad_(self._trainable[name] and trains)
+        self.train()
 
     def train(self, mode: bool = True) -> Method:
         """Training mode for what the stage trains; what is frozen stays in evaluation mode."""
@@ -139,16 +145,46 @@ class Method(LightningModule, ABC):
             optimizer = self._optimizer(self.parameter_groups())
         except (TypeError, ValueError) as error:
             raise UserError(f"the optimiser can't be built: {error}; correct --model.optimizer.") from error
+        self._plateau = None
         if self._scheduler is None:
             return optimizer
-        schedule = {"scheduler": self._scheduler(optimizer), "monitor": f"val/{self.spec.task.monitor}"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        schedule = self._scheduler(optimizer)
+        if isinstance(schedule, ReduceLROnPlateau):
+            # Stepped below: Lightning leaves out this kind in an epoch that was resumed.
+            self._plateau = schedule
+            return optimizer
+        return [optimizer], [schedule]
+
+    def _step_plateau(self) -> None:
+        """Hands the schedule the selecting metric if it waits for a rise, the loss if it waits for a fall."""
+        task = self.spec.task
+        if self._plateau is None:
+            return
+        metric = f"val/{task.monitor}" if self._plateau.mode == task.mode else "val/loss"
+        if metric in self.trainer.callback_metrics:
+            self._plateau.step(self.trainer.callback_metrics[metric].item())
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """The rows of all processes, (W * B, ...), without gradient; what one process has where there is but one.
+
+        A memory by sample must be written from these, ``self.memory[self.gathered(batch.index)] = ...``: every
+        process must hold the same memory, since the first one's is what a checkpoint keeps.
+
+        Args:
+            rows: (B, ...), as many on every process.
+        """
+        return cast(Tensor, self.all_gather(rows.detach())).reshape(-1, *rows.shape[1:])
+
+    def draws(self, batch: Batch) -> Draws:
+        """Random draws for a batch: functions of the seed, the epoch and each sample, on any number of devices."""
+        return Draws(self.trainer.datamodule.seed, self.current_epoch, batch.index)  # type: ignore[attr-defined]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: the method's losses, remembered on the device for the epoch's means."""
         losses = self.losses(batch)
         self._sums.add(losses, batch.index, self.global_step)
-        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set at run time
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set at run time
+        if every and (batch_idx + 1) % every == 0:
             self._stop_on_nan()
             last = {f"step/{name}": value.item() for name, value in losses.items()}
             for logger in self.loggers:
@@ -161,21 +197,42 @@ class Method(LightningModule, ABC):
         means = self.trainer.strategy.reduce(self._sums.means(), reduce_op="mean")
         values = {f"train/{name}": mean for name, mean in zip(self._sums.names, means, strict=True)}
         self.log_dict(values | {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
+        self._step_plateau()
         self._sums = _Sums()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses to overwrite a good checkpoint with weights that a NaN went through; keeps the running means."""
+        """Refuses to overwrite a good checkpoint with weights that a NaN went through; keeps the running means.
+
+        Raises:
+            UserError: if there is one.
+        """
         self._stop_on_nan()
+        if not torch.stack([parameter.isfinite().all() for parameter in self.parameters()]).all():
+            raise UserError(
+                f"a weight is no longer a finite number after step {self.global_step} (epoch {self.current_epoch}): "
+                f"training stopped, and the checkpoints of earlier epochs stay as they are; lower the learning rate or "
+                f"clip the gradients (--trainer.gradient_clip_val 1)."
+            )
+        checkpoint["mmlab_plateau"] = self._plateau.state_dict() if self._plateau else None
         checkpoint["mmlab_method"] = type(self).__name__
         checkpoint["mmlab_sums"] = self._sums.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the running means up again."""
+        """Takes the running means and the plateau schedule up again."""
         self._sums = _Sums.from_state(checkpoint["mmlab_sums"])
+        self._resumed_plateau = checkpoint["mmlab_plateau"]
+
+    def on_train_start(self) -> None:
+        """Restores the plateau schedule, which there was not yet when the checkpoint was read."""
+        if self._plateau and self._resumed_plateau:
+            self._plateau.load_state_dict(self._resumed_plateau)
+        self._resumed_plateau = None
 
     def _stop_on_nan(self) -> None:
-        step, index = self._sums.first_bad(self.trainer.strategy)
-        if step is None:
+        if not self._sums.names:
+            return
+        step, index = self._first_bad()
+        if step < 0:
             return
         ids = self.trainer.datamodule.splits["train"].ids  # type: ignore[attr-defined]
         names = ", ".join(ids[position] for position in index[:8]) + (", ..." if len(index) > 8 else "")
@@ -184,6 +241,16 @@ class Method(LightningModule, ABC):
             f"training stopped, and the checkpoints of earlier epochs stay as they are; lower the learning rate, clip "
             f"the gradients (--trainer.gradient_clip_val 1) or look at these samples."
         )
+
+    def _first_bad(self) -> tuple[int, list[int]]:
+        """The first step whose loss wasn't finite on any process, and that process's samples; -1 for none."""
+        bad_step, bad_index = self._sums.first_bad()
+        steps, indices = self.gathered(bad_step[None]), self.gathered(bad_index[None])
+        bad = steps >= 0
+        if not bad.any():
+            return -1, []
+        first = int(torch.where(bad, steps, steps.max() + 1).argmin())
+        return int(steps[first]), indices[first].tolist()
 
     def on_validation_epoch_start(self) -> None:
         """Starts the metrics afresh."""
@@ -245,7 +312,7 @@ class Method(LightningModule, ABC):
 class _Sums:
     """Running sums of the losses, and the first batch with a loss that isn't finite, all on the device.
 
-    Nothing here waits for the device; reading (:meth:`first_bad`, :meth:`means`) does.
+    Nothing here waits for the device; whoever reads it does.
     """
 
     def __init__(self) -> None:
@@ -261,7 +328,12 @@ class _Sums:
         if self._total is None:
             self.names = list(losses)
             self._total = torch.zeros_like(values)
-        self._total += values
+        if self.names != list(losses):
+            raise UserError(
+                f"losses() returned {', '.join(losses)} after {', '.join(self.names)}: it must return the same parts "
+                f"at every step, zero where a part is not in use."
+            )
+        self._total = self._total.to(values.device) + values  # a checkpoint is read on the CPU
         if self._bad_step is None or self._bad_index is None:
             self._bad_step = torch.full((), -1, device=index.device)
             self._bad_index = torch.zeros_like(index)
@@ -269,12 +341,10 @@ class _Sums:
         self._bad_step = torch.where(newly, step, self._bad_step)
         self._bad_index = torch.where(newly, index, self._bad_index)
 
-    def first_bad(self, strategy: Any) -> tuple[int | None, list[int]]:
-        """The step and the samples of the first bad batch on any process; on the others, what this one saw."""
-        if self._bad_step is None or self._bad_index is None:
-            return None, []
-        worst = int(strategy.reduce(self._bad_step.clone(), reduce_op="max"))
-        return (None, []) if worst < 0 else (worst, self._bad_index.tolist())
+    def first_bad(self) -> tuple[Tensor, Tensor]:
+        assert self._bad_step is not None
+        assert self._bad_index is not None
+        return self._bad_step, self._bad_index
 
     def means(self) -> Tensor:
         assert self._total is not None

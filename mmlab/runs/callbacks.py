@@ -1,7 +1,8 @@
-"""What a run needs beside training: generators that resume, a stopwatch, a checkpoint on SIGTERM."""
+"""What a run needs beside training: generators that resume, a stopwatch, checkpoints that are whole."""
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 
@@ -109,10 +112,10 @@ class Stopwatch(Callback):
 
 
 class SaveOnTermination(Callback):
-    """A scheduler that ends the process (SIGTERM) loses nothing: the place in the epoch is saved before leaving.
+    """A scheduler that ends the process (SIGTERM) costs little: the place in the epoch is saved before leaving.
 
-    Lightning leaves at the end of a batch then, so that the place is exact. Ctrl-C may strike within a step and
-    saves nothing: the run resumes from its last checkpoint.
+    Lightning leaves at the end of a batch then, so that the place is exact, except among batches whose gradients are
+    being accumulated: then, and after Ctrl-C, which may strike within a step, the run resumes from its last checkpoint.
     """
 
     def __init__(self, path: Path) -> None:
@@ -120,5 +123,37 @@ class SaveOnTermination(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves if it was such an end (after an error, the last good checkpoint stays as it is)."""
-        if isinstance(exception, SIGTERMException) and trainer.training:
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        exact = batches % trainer.accumulate_grad_batches == 0
+        if isinstance(exception, SIGTERMException) and trainer.training and exact:
             trainer.save_checkpoint(self._path)
+
+
+class MovableCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint that still knows its best one after the run's folder was moved or renamed."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the state up with the folder that the files lie in now."""
+        before, now = str(state_dict["dirpath"]), str(self.dirpath)
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {moved(key): moved(inner) for key, inner in value.items()}
+            return now + value[len(before) :] if isinstance(value, str) and value.startswith(before) else value
+
+        super().load_state_dict(moved(state_dict))
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and then renames it: a kill leaves the old one or the new one, whole.
+
+    Lightning writes to the system's temporary folder, from which a move is a copy where that is another file system.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Saves with torch.save, whole or not at all."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        torch.save(checkpoint, partial)
+        os.replace(partial, target)

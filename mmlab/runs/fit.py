@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.errors import UserError
 from mmlab.methods.base import Method, Stage
-from mmlab.runs.callbacks import RandomState, SaveOnTermination, Stopwatch
+from mmlab.runs.callbacks import MovableCheckpoint, RandomState, SaveOnTermination, Stopwatch
 from mmlab.runs.curves import draw_curves
 from mmlab.runs.folder import RunFolder, read_json, write_json
 from mmlab.runs.metrics_file import MetricsFile
@@ -58,8 +58,6 @@ def fit(method: Method, data: MultimodalDataModule, plan: Plan) -> dict[str, Any
     Returns:
         The content of result.json; empty for a ``fast_dev_run``, which keeps nothing.
     """
-    if plan.resume and plan.folder.result.is_file():
-        return read_json(plan.folder.result)
     stages = method.stages()
     finished: list[dict[str, Any]] = []
     for stage in stages:
@@ -129,29 +127,34 @@ def _fit_stage(
     method: Method, data: MultimodalDataModule, plan: Plan, stage: Stage, checkpoints: Path
 ) -> dict[str, Any] | None:
     record, last = checkpoints / "finished.json", checkpoints / "last.ckpt"
+    method.begin(stage)
     if plan.resume and record.is_file():
         load_weights(method, checkpoints / f"{stage.keep}.ckpt")
         return read_json(record)
     # A stage's randomness depends on the seed alone, not on whether the stage before it ran in this process.
     seed_everything(plan.seed, workers=True, verbose=False)
-    method.begin(stage)
     stopwatch, best = Stopwatch(), _best(method, checkpoints)
     callbacks = [stopwatch, RandomState(), best, *_last(checkpoints, plan.checkpoint_every), SaveOnTermination(last)]
     if plan.patience:
         task = method.spec.task
         callbacks.append(EarlyStopping(f"val/{task.monitor}", mode=task.mode, patience=plan.patience))
     loggers = [MetricsFile(plan.folder.metrics, stage.name), *plan.loggers]
-    trainer = plan.make_trainer(callbacks, loggers, stage.epochs)
-    torch.cuda.reset_peak_memory_stats() if torch.cuda.is_available() else None
     resumed = plan.resume and last.is_file()
+    epochs = stage.epochs
     if resumed:
         load_weights(method, last)  # says in a sentence what the Trainer would say in a traceback
+        epochs = _epochs_if_stopped_early(last) or epochs
+    trainer = plan.make_trainer(callbacks, loggers, epochs)
+    torch.cuda.reset_peak_memory_stats() if torch.cuda.is_available() else None
     trainer.fit(method, datamodule=data, ckpt_path=last if resumed else None, weights_only=True if resumed else None)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
         return None
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     trainer.strategy.barrier("stage")
+    if not (checkpoints / "best.ckpt").is_file():
+        raise UserError(
+            f"stage {stage.name!r} ended before anything was validated, so that there is no checkpoint to select: let "
+            f"it run for an epoch at least (--trainer.max_steps, max_time, limit_val_batches, check_val_every_n_epoch)."
+        )
     load_weights(method, checkpoints / f"{stage.keep}.ckpt")
     score = float(best.best_model_score) if best.best_model_score is not None else None
     done = {
@@ -167,9 +170,9 @@ def _fit_stage(
     return done
 
 
-def _best(method: Method, checkpoints: Path) -> ModelCheckpoint:
+def _best(method: Method, checkpoints: Path) -> MovableCheckpoint:
     task = method.spec.task
-    return ModelCheckpoint(
+    return MovableCheckpoint(
         checkpoints,
         filename="best",
         monitor=f"val/{task.monitor}",
@@ -179,15 +182,22 @@ def _best(method: Method, checkpoints: Path) -> ModelCheckpoint:
     )
 
 
-def _last(checkpoints: Path, every: int) -> list[ModelCheckpoint]:
-    at_epochs = ModelCheckpoint(
+def _last(checkpoints: Path, every: int) -> list[MovableCheckpoint]:
+    at_epochs = MovableCheckpoint(
         checkpoints, filename="last", enable_version_counter=False, every_n_epochs=1, save_on_train_epoch_end=True
     )
-    within = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False, every_n_train_steps=every)
+    within = MovableCheckpoint(checkpoints, filename="last", enable_version_counter=False, every_n_train_steps=every)
     return [at_epochs, within] if every else [at_epochs]
 
 
-def _epoch_of(best: ModelCheckpoint) -> int | None:
+def _epochs_if_stopped_early(last: Path) -> int | None:
+    """How many epochs a stage had when its patience ended; None if it didn't."""
+    checkpoint = torch.load(last, map_location="cpu", weights_only=True)
+    stopped = any(state.get("stopped_epoch") for state in checkpoint["callbacks"].values())
+    return int(checkpoint["epoch"]) + 1 if stopped else None
+
+
+def _epoch_of(best: MovableCheckpoint) -> int | None:
     """The epoch, counted from 1, that the best checkpoint was taken after."""
     if not best.best_model_path:
         return None

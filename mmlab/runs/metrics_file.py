@@ -48,8 +48,8 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Takes up what belongs to an epoch; values of single steps (``step/...``) go to W&B only."""
-        values = {key: value for key, value in metrics.items() if key.startswith(("train/", "val/", "lr"))}
-        if not values:
+        values = {key: value for key, value in metrics.items() if key == "lr" or key.startswith(("train/", "val/"))}
+        if not values or "epoch" not in metrics:
             return
         if self._rows is None:
             self._rows = read_rows(self._path)

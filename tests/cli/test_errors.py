@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -35,7 +34,7 @@ def assert_one_sentence(err: str, *words: str) -> None:
         ("prepare Keypd", ["no data set 'Keypd'", "did you mean 'Keypad'?"]),
         ("prepare Keypad --train_sise 99", ["no option --train_sise", "did you mean 'train_size'?"]),
         ("prepare Keypad --workers many", ["--workers is 'many'", "must be int"]),
-        ("prepare Keypad --synthetic", ["Keypad is procedural"]),
+        ("prepare Keypad --synthetic", ["Keypad has no raw layout"]),
         ("prepare Manifest", ["--csv is missing"]),
         ("prepare KineticsSounds --root here", ["here/videos holds no clips"]),
         ("fit", ["--model is missing", "--model MNL"]),
@@ -211,7 +210,7 @@ def test_a_wrong_checkpoint(mmlab, finished: Path, kind: str) -> None:
     elif kind == "hostile":
         torch.save({"state_dict": Hostile()}, best)
     elif kind == "foreign":
-        torch.save({"state_dict": {"layer.weight": torch.zeros(3)}}, best)
+        torch.save({"state_dict": {"layer.weight": torch.zeros(3)}, "mmlab_method": "MNL"}, best)
         words.append("belongs to another model")
     else:
         best.unlink()
@@ -223,7 +222,7 @@ def test_a_wrong_checkpoint(mmlab, finished: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["truncated", "hostile", "other width", "result"])
 def test_a_wrong_file_of_a_run_to_resume(mmlab, finished: Path, kind: str) -> None:
     shutil.copytree(finished, "run")
-    last, flags = Path("run/checkpoints/last.ckpt"), ""
+    last = Path("run/checkpoints/last.ckpt")
     if kind == "result":
         Path("run/result.json").write_text("{")
     else:
@@ -234,8 +233,10 @@ def test_a_wrong_file_of_a_run_to_resume(mmlab, finished: Path, kind: str) -> No
     elif kind == "hostile":
         torch.save({"state_dict": Hostile()}, last)
     elif kind == "other width":
-        flags = "--model.backbone.width 8"
-    assert_one_sentence(mmlab(f"fit --resume run {flags}", code=2), "run/")
+        saved = torch.load(last, weights_only=True)
+        saved["state_dict"] = {name: tensor[:1] for name, tensor in saved["state_dict"].items() if tensor.dim()}
+        torch.save(saved, last)
+    assert_one_sentence(mmlab("fit --resume run", code=2), "run/")
     assert not Path("owned").exists()
 
 
@@ -279,9 +280,6 @@ def test_a_loss_that_is_not_a_number(mmlab, tiny: str) -> None:
     order = np.random.default_rng((0, 1)).permutation(96)[2 * 16 : 3 * 16]
     named = err.split("samples ")[1].split(")")[0].removesuffix(", ...").split(", ")
     assert named == [f"train-{position:05d}" for position in order[:8]]
-    # What went wrong can be mended, and the run goes on from there.
-    mmlab("fit --resume run --model.nan_at -1")
-    assert json.loads(Path("run/result.json").read_text())["epochs"] == 3
 
 
 @pytest.mark.slow

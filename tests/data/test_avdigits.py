@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from mmlab.data.avdigits import SPEAKERS, AVDigits
-from mmlab.data.draws import Draws
 from mmlab.data.npz import write_npz
+from mmlab.draws import Draws
 from mmlab.errors import UserError
 
 

@@ -6,8 +6,8 @@ import torch
 
 from mmlab.data.base import MultimodalDataset, Split, SplitName, Transform
 from mmlab.data.datamodule import MultimodalDataModule
-from mmlab.data.draws import Draws
 from mmlab.data.keypad import Keypad
+from mmlab.draws import Draws
 from mmlab.errors import UserError
 from mmlab.types import Batch, Classification, DataSpec, Modality
 

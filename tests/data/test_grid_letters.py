@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmlab.data.draws import Draws
 from mmlab.data.grid_letters import GRIDLetters
 from mmlab.data.npz import write_npz
+from mmlab.draws import Draws
 from mmlab.errors import UserError
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmlab.data.draws import Draws
 from mmlab.data.image import Normalise, RandomResizedCropFlip, RandomShift
+from mmlab.draws import Draws
 
 GOLDEN = json.loads(Path(__file__).with_name("di_mml_data_transforms.json").read_text())
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmlab.data.draws import Draws
 from mmlab.data.keypad import COLUMNS, KEYS, ROWS, Keypad, picture, sound
+from mmlab.draws import Draws
 from mmlab.errors import UserError
 
 
@@ -108,5 +108,5 @@ def test_details_name_the_variant():
 
 
 def test_there_is_no_twin():
-    with pytest.raises(UserError, match="procedural"):
+    with pytest.raises(UserError, match="no raw layout"):
         tiny().write_synthetic()

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmlab.data.draws import Draws
 from mmlab.data.kinetics_sounds import LISTS, KineticsSounds, read_class_list
+from mmlab.draws import Draws
 from mmlab.errors import UserError
 
 pytest.importorskip("av")

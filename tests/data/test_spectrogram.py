@@ -6,7 +6,6 @@ import pytest
 import torch
 import torchaudio
 
-from mmlab.data.draws import Draws
 from mmlab.data.spectrogram import (
     DensitySpectrogram,
     FilterBank,
@@ -17,6 +16,7 @@ from mmlab.data.spectrogram import (
     tukey,
     waveform,
 )
+from mmlab.draws import Draws
 
 GOLDEN = json.loads(Path(__file__).with_name("di_mml_data_transforms.json").read_text())
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from mmlab.errors import UserError
-from mmlab.methods.base import Stage
+from mmlab.methods.base import Stage, _Sums
 from mmlab.types import Classification, DataSpec, Modality
 from tests.own_methods import WithDropout
 
@@ -72,3 +73,47 @@ def test_losses_are_logged_as_the_mean_over_the_epoch(mmlab, tiny) -> None:
     assert float(row.split(",")[header.split(",").index("train/loss")]) == pytest.approx(
         history.mean().item(), rel=1e-4
     )
+
+
+def test_what_a_method_froze_itself_stays_frozen_and_stages_do_not_depend_on_those_before() -> None:
+    method = WithDropout(SPEC.to_dict())
+    method.encoders["audio"].requires_grad_(False)
+    method.begin(Stage("heads", trains=("heads",)))
+    method.begin(Stage("all"))
+    assert not any(parameter.requires_grad for parameter in method.encoders["audio"].parameters())
+    assert all(parameter.requires_grad for parameter in method.encoders["image"].parameters())
+
+
+def test_parts_of_the_losses_may_not_come_and_go() -> None:
+    sums = _Sums()
+    index = torch.arange(2)
+    sums.add({"loss": torch.tensor(1.0)}, index, step=0)
+    with pytest.raises(UserError, match="same parts"):
+        sums.add({"loss": torch.tensor(1.0), "extra": torch.tensor(1.0)}, index, step=1)
+
+
+def test_a_frozen_teacher_does_not_move_and_every_command_knows_the_last_stage(mmlab, tiny) -> None:
+    mmlab(f"fit --model own_methods.Teacher {tiny} --wandb.mode off --run_dir run")
+    teacher, student = (
+        torch.load(f"run/checkpoints/{stage}/last.ckpt", weights_only=True)["state_dict"]
+        for stage in ("teacher", "student")
+    )
+    for name in teacher:
+        if name.startswith(("norm.", "encoders.")):
+            assert torch.equal(teacher[name], student[name]), name
+    tested = json.loads(Path("run/result.json").read_text())["test"]
+    mmlab("test --run run")
+    assert json.loads(Path("run/test.json").read_text()) == tested
+    Path("run/result.json").unlink()
+    mmlab("fit --resume run")
+    assert json.loads(Path("run/result.json").read_text())["test"] == tested
+
+
+def test_weights_that_are_no_longer_finite_do_not_overwrite_a_good_checkpoint(mmlab, tiny) -> None:
+    line = f"fit --model own_methods.WithDropout {tiny} --wandb.mode off --trainer.max_epochs 2 --run_dir run"
+    err = mmlab(f"{line} --trainer.callbacks+=own_methods.NanGradient", code=2)
+    assert "weight is no longer a finite number" in err
+    saved = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    assert saved["epoch"] == 0
+    assert all(tensor.isfinite().all() for tensor in saved["state_dict"].values())
+    assert not Path("run/result.json").exists()

@@ -44,6 +44,17 @@ def test_two_processes_equal_one(mmlab, tiny) -> None:
 
 
 @pytest.mark.slow
+def test_a_memory_by_sample_holds_every_sample_of_every_process(mmlab, tiny) -> None:
+    line = f"fit --model own_methods.WithDropout --model.dropout 0 --wandb.mode off --trainer.max_epochs 2 {tiny}"
+    mmlab(f"{line} --run_dir one")
+    done = in_two_processes(f"{line} --run_dir two")
+    assert done.returncode == 0, done.stderr
+    one, two = (torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in ("one", "two"))
+    assert (one["history"] > 0).all()
+    torch.testing.assert_close(two["history"], one["history"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_a_killed_run_of_two_processes_resumes_to_the_same_bits(tiny, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     line = f"fit --model own_methods.WithDropout --wandb.mode off --trainer.max_epochs 2 {tiny} --checkpoint_every 2"

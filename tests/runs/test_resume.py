@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -116,3 +117,47 @@ def test_each_stage_resumes_and_a_finished_one_is_not_trained_again(mmlab, tiny,
     after = torch.load("whole/checkpoints/heads/last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("encoders."))
     assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith("heads."))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--model.scheduler ReduceLROnPlateau --model.scheduler.mode max --model.scheduler.patience 0 "
+        "--model.scheduler.factor 0.3",
+        "--model.scheduler StepLR --model.scheduler.step_size 1 --model.scheduler.gamma 0.3",
+        "--trainer.accumulate_grad_batches 4",
+    ],
+    ids=["plateau", "steps", "accumulation"],
+)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+def test_schedules_and_accumulation_resume_exactly(mmlab, tiny, options: str, number: int) -> None:
+    line = f"fit {METHOD} {tiny} --checkpoint_every 2 {options}"
+    mmlab(f"{line} --run_dir whole")
+    step = 3 if "accumulate" in options else 9
+    kill = (
+        f"--trainer.callbacks+=own_methods.KillAt --trainer.callbacks.step {step} --trainer.callbacks.number {number:d}"
+    )
+    in_a_process_of_its_own(lambda: mmlab(f"{line} {kill} --run_dir killed"))
+    assert not Path("killed/result.json").exists()
+    Path("killed").rename("moved")  # a run's folder may be moved between two sittings
+    mmlab("fit --resume moved --trainer.callbacks null")
+    assert_same_run("whole", "moved")
+    results = [json.loads(Path(run, "result.json").read_text()) for run in ("whole", "moved")]
+    assert results[0]["best_epoch"] == results[1]["best_epoch"]
+    assert results[0]["test"] == results[1]["test"]
+
+
+def test_a_run_whose_patience_ended_is_not_trained_on(mmlab, tiny) -> None:
+    mmlab(f"fit {METHOD} {tiny} --trainer.max_epochs 9 --patience 1 --model.optimizer.lr 1e-9 --run_dir run")
+    before = weights("run")
+    for name in ("result.json", "checkpoints/finished.json"):
+        Path("run", name).unlink()
+    mmlab("fit --resume run")
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights("run").items())
+    assert json.loads(Path("run/result.json").read_text())["epochs"] < 9
+
+
+def test_a_resumed_run_keeps_its_data_and_method(mmlab, tiny) -> None:
+    mmlab(f"fit {METHOD} {tiny} --run_dir run --trainer.max_epochs 1 --test false")
+    assert "keeps its data" in mmlab("fit --resume run --data.batch_size 8", code=2)
+    assert "keeps its seed" in mmlab("fit --resume run --seed 8", code=2)

@@ -1,6 +1,6 @@
 import torch
 
-from mmlab.data.draws import Draws
+from mmlab.draws import Draws
 
 
 def test_the_same_four_numbers_give_the_same_draw():

@@ -159,5 +159,6 @@ def test_a_run_whose_patience_ended_is_not_trained_on(mmlab, tiny) -> None:
 
 def test_a_resumed_run_keeps_its_data_and_method(mmlab, tiny) -> None:
     mmlab(f"fit {METHOD} {tiny} --run_dir run --trainer.max_epochs 1 --test false")
+    Path("run/result.json").unlink()
     assert "keeps its data" in mmlab("fit --resume run --data.batch_size 8", code=2)
     assert "keeps its seed" in mmlab("fit --resume run --seed 8", code=2)

@@ -37,7 +37,7 @@ def prepare(words: list[str]) -> None:
     try:
         options = parser.parse_args(rest)
     except (jsonargparse.ArgumentError, argparse.ArgumentError) as error:
-        from mmlab.cli.parser import explain  # the long way: it knows all options by name
+        from mmlab.cli.messages import explain  # the long way: it knows all options by name
 
         raise UserError(explain(str(error), parser, rest)) from None
     synthetic, workers = options.pop("synthetic"), options.pop("workers")

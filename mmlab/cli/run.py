@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import netrc
 import os
 import re
-import secrets
 import time
 import warnings
 from collections.abc import Callable
@@ -19,11 +17,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from mmlab.cli.parser import OWN_FLAGS, WandbOptions, build_parser, parse
+from mmlab.cli.messages import OWN_FLAGS
+from mmlab.cli.parser import build_parser, parse
 from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.errors import UserError
 from mmlab.methods.base import Method
@@ -31,6 +30,7 @@ from mmlab.runs.callbacks import WholeFiles
 from mmlab.runs.fit import Plan, copies, evaluate, fit, load_weights, selected_checkpoint
 from mmlab.runs.folder import RunFolder, read_json, write_json, write_text
 from mmlab.runs.predictions import write_predictions
+from mmlab.runs.tracking import begin_wandb, finish_wandb
 
 # The processes that DDP starts run this same command: the first one tells them the folder that it chose.
 RUN_DIR_VARIABLE = "MMLAB_RUN_DIR"
@@ -132,8 +132,8 @@ def _fit(parser: ArgumentParser, config: Namespace, existing: RunFolder | None) 
     plain = yaml.safe_load(dump)
     if existing is not None:
         _refuse_changes(yaml.safe_load(folder.config.read_text(encoding="utf-8")), plain)
-    if not config.trainer.fast_dev_run:
-        rank_zero_only(write_text)(folder.config, dump)
+    if _keeps(config):
+        write_text(folder.config, dump)
     if data.dataset.protocol == "official":
         print_rank_zero("protocol official: the checkpoint is selected on the test split, as in the papers.")
     plan = Plan(
@@ -144,18 +144,18 @@ def _fit(parser: ArgumentParser, config: Namespace, existing: RunFolder | None) 
         patience=config.patience,
         checkpoint_every=config.checkpoint_every,
         make_trainer=make_trainer,
-        loggers=_wandb(config.wandb, folder, method, data, plain),
+        loggers=begin_wandb(config.wandb, folder, *_names(method, data), plain) if _keeps(config) else [],
         config=plain,
     )
-    if not config.trainer.fast_dev_run:
-        print_rank_zero(f"run: {folder.path}")
+    if _keeps(config):
+        print(f"run: {folder.path}", flush=True)
     try:
         result = fit(method, data, plan)
     except SystemExit as leaving:  # so Lightning leaves after Ctrl-C and after SIGTERM
         print_rank_zero(f"stopped; go on with: mmlab fit --resume {folder.path}")
         raise SystemExit(143 if isinstance(leaving, SIGTERMException) else 130) from None
     finally:
-        _finish_wandb(plan.loggers)
+        finish_wandb(plan.loggers)
         if _rank() == 0:
             os.environ.pop(RUN_DIR_VARIABLE, None)  # the next run in this process chooses its own
     if not result:
@@ -261,7 +261,7 @@ def _refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
 def _new_folder(config: Namespace, method: Method, data: MultimodalDataModule) -> RunFolder:
     path = config.run_dir or (os.environ.get(RUN_DIR_VARIABLE) if _rank() else None)
     if path is None:
-        name = f"{type(method).__name__}_{type(data.dataset).__name__}".lower()
+        name = "_".join(_names(method, data)).lower()
         # Ranks that a cluster starts on its own have no parent to tell them: they share the job's number.
         job = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
         moment = job or time.strftime("%Y%m%d-%H%M%S")
@@ -281,64 +281,20 @@ def _dump(parser: ArgumentParser, config: Namespace) -> str:
     return parser.dump(kept, skip_unset=False)
 
 
-def _wandb(
-    options: WandbOptions, folder: RunFolder, method: Method, data: MultimodalDataModule, config: dict[str, Any]
-) -> list[Logger]:
-    if options.mode == "off" or config["trainer"]["fast_dev_run"] or _rank():
-        return []
-    offline = options.mode == "offline" or (options.mode == "auto" and not _logged_in())
-    if offline:
-        print_rank_zero(f"W&B: offline, into {folder.path / 'wandb'}; send it later with `wandb sync`.")
-    os.environ.setdefault("WANDB_SILENT", "true")
-    import wandb  # costs a second
-
-    if not folder.wandb_id.is_file():
-        write_text(folder.wandb_id, secrets.token_hex(4) + "\n")
-    method_name = type(method).__name__
-    # Begun here rather than by Lightning's logger, which hands over a setting that W&B warns of at every start.
-    run = wandb.init(
-        name=f"{method_name}-s{config['seed']}",
-        dir=folder.path,
-        id=folder.wandb_id.read_text().strip(),
-        resume=None if offline else "allow",
-        project=options.project,
-        mode="offline" if offline else "online",
-        group=type(data.dataset).__name__,
-        job_type=method_name,
-        config=config,
-        settings=wandb.Settings(silent=True),
-    )
-    run.define_metric("trainer/global_step")
-    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    return [WandbLogger(experiment=run)]
-
-
-def _logged_in() -> bool:
-    if os.environ.get("WANDB_MODE"):
-        return os.environ["WANDB_MODE"] == "online"
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].rstrip("/")
-    try:
-        return netrc.netrc().authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def _finish_wandb(loggers: list[Logger]) -> None:
-    # Without this, a second run in the same process would go on in the first one's.
-    if loggers:
-        import wandb
-
-        wandb.finish()
-        wandb.teardown()  # waits until the files are on the disk
-
-
 def _print_metrics(result: dict[str, Any]) -> None:
     for split in ("val", "test"):
         if split in result:
             values = "  ".join(f"{key} {value:.4f}" for key, value in result[split].items())
             print_rank_zero(f"{split}: {values}")
+
+
+def _keeps(config: Namespace) -> bool:
+    """Whether this process writes the run's files: the first of several, and not to try a single batch."""
+    return not config.trainer.fast_dev_run and _rank() == 0
+
+
+def _names(method: Method, data: MultimodalDataModule) -> tuple[str, str]:
+    return type(method).__name__, type(data.dataset).__name__
 
 
 def _rank() -> int:

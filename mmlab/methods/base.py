@@ -20,6 +20,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from mmlab.backbones.config import Backbones, Choice, build_encoders
 from mmlab.draws import Draws
 from mmlab.errors import UserError
+from mmlab.methods.sums import LossSums
 from mmlab.types import Batch, DataSpec, Prediction
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
@@ -78,7 +79,7 @@ class Method(LightningModule, ABC):
         self.evaluation = nn.ModuleDict({name: metrics.clone() for name in (FUSED, *self.spec.names)})
         self.evaluation_loss = MeanMetric(nan_strategy="disable")
         self._updated: dict[str, None] = {}
-        self._sums = _Sums()
+        self._sums = LossSums()
 
     # What a method writes.
 
@@ -198,7 +199,7 @@ class Method(LightningModule, ABC):
         values = {f"train/{name}": mean for name, mean in zip(self._sums.names, means, strict=True)}
         self.log_dict(values | {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
         self._step_plateau()
-        self._sums = _Sums()
+        self._sums = LossSums()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses to overwrite a good checkpoint with weights that a NaN went through; keeps the running means.
@@ -219,7 +220,7 @@ class Method(LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the running means and the plateau schedule up again."""
-        self._sums = _Sums.from_state(checkpoint["mmlab_sums"])
+        self._sums = LossSums.from_state(checkpoint["mmlab_sums"])
         self._resumed_plateau = checkpoint["mmlab_plateau"]
 
     def on_train_start(self) -> None:
@@ -229,8 +230,6 @@ class Method(LightningModule, ABC):
         self._resumed_plateau = None
 
     def _stop_on_nan(self) -> None:
-        if not self._sums.names:
-            return
         step, index = self._first_bad()
         if step < 0:
             return
@@ -244,8 +243,10 @@ class Method(LightningModule, ABC):
 
     def _first_bad(self) -> tuple[int, list[int]]:
         """The first step whose loss wasn't finite on any process, and that process's samples; -1 for none."""
-        bad_step, bad_index = self._sums.first_bad()
-        steps, indices = self.gathered(bad_step[None]), self.gathered(bad_index[None])
+        found = self._sums.first_bad()
+        if found is None:
+            return -1, []
+        steps, indices = (self.gathered(tensor[None]) for tensor in found)
         bad = steps >= 0
         if not bad.any():
             return -1, []
@@ -307,54 +308,3 @@ class Method(LightningModule, ABC):
             values |= {f"{split}/{key}_{name}": value for key, value in self._metrics(name).compute().items()}
         # The metrics have been summed over all processes already: every process logs the same numbers.
         self.log_dict(values, rank_zero_only=False, sync_dist=False)
-
-
-class _Sums:
-    """Running sums of the losses, and the first batch with a loss that isn't finite, all on the device.
-
-    Nothing here waits for the device; whoever reads it does.
-    """
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self._total: Tensor | None = None
-        self._count = 0
-        self._bad_step: Tensor | None = None
-        self._bad_index: Tensor | None = None
-
-    def add(self, losses: dict[str, Tensor], index: Tensor, step: int) -> None:
-        values = torch.stack([value.detach().float() for value in losses.values()])
-        self._count += 1
-        if self._total is None:
-            self.names = list(losses)
-            self._total = torch.zeros_like(values)
-        if self.names != list(losses):
-            raise UserError(
-                f"losses() returned {', '.join(losses)} after {', '.join(self.names)}: it must return the same parts "
-                f"at every step, zero where a part is not in use."
-            )
-        self._total = self._total.to(values.device) + values  # a checkpoint is read on the CPU
-        if self._bad_step is None or self._bad_index is None:
-            self._bad_step = torch.full((), -1, device=index.device)
-            self._bad_index = torch.zeros_like(index)
-        newly = ~losses["loss"].detach().isfinite() & (self._bad_step < 0)
-        self._bad_step = torch.where(newly, step, self._bad_step)
-        self._bad_index = torch.where(newly, index, self._bad_index)
-
-    def first_bad(self) -> tuple[Tensor, Tensor]:
-        assert self._bad_step is not None
-        assert self._bad_index is not None
-        return self._bad_step, self._bad_index
-
-    def means(self) -> Tensor:
-        assert self._total is not None
-        return self._total / self._count
-
-    def state(self) -> dict[str, Any]:
-        return {"names": self.names, "total": self._total, "count": self._count}
-
-    @staticmethod
-    def from_state(state: dict[str, Any]) -> _Sums:
-        sums = _Sums()
-        sums.names, sums._total, sums._count = state["names"], state["total"], state["count"]
-        return sums

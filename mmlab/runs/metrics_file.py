@@ -34,7 +34,7 @@ class MetricsFile(Logger):
     @property
     def name(self) -> str:
         """Required by Lightning."""
-        return "metrics"
+        return ""
 
     @property
     def version(self) -> str:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mmlab.errors import UserError
-from mmlab.methods.base import Stage, _Sums
+from mmlab.methods.base import Stage
+from mmlab.methods.sums import LossSums
 from mmlab.types import Classification, DataSpec, Modality
 from tests.own_methods import WithDropout
 
@@ -85,7 +86,7 @@ def test_what_a_method_froze_itself_stays_frozen_and_stages_do_not_depend_on_tho
 
 
 def test_parts_of_the_losses_may_not_come_and_go() -> None:
-    sums = _Sums()
+    sums = LossSums()
     index = torch.arange(2)
     sums.add({"loss": torch.tensor(1.0)}, index, step=0)
     with pytest.raises(UserError, match="same parts"):

@@ -1,0 +1,54 @@
+"""The small real sets: the published files, the published splits, and a fit that learns from them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mmlab.data.avdigits import AVDigits
+from mmlab.data.grid_letters import GRIDLetters
+
+DATA = Path(os.environ.get("MMLAB_DATA", "../shared/data")).resolve()
+
+
+@pytest.fixture(autouse=True)
+def _data(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not DATA.is_dir():
+        pytest.skip(f"the real data are absent: {DATA} is no folder; set MMLAB_DATA to the one that holds them")
+    monkeypatch.setenv("MMLAB_DATA", str(DATA))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "sizes"),
+    [
+        (AVDigits(variant="hard"), {"train": 2400, "val": 300, "test": 300}),
+        (AVDigits(protocol="official"), {"train": 2700, "val": 300, "test": 300}),
+        (AVDigits(extended_test=True), {"train": 2400, "val": 300, "test": 3000}),
+        (AVDigits(unseen_speaker="theo"), {"train": 2000, "val": 250, "test": 50}),
+        (GRIDLetters(), {"train": 695, "val": 99, "test": 200}),
+    ],
+    ids=["hard", "official", "extended", "unseen speaker", "letters"],
+)
+def test_the_splits_have_their_published_sizes(dataset: AVDigits | GRIDLetters, sizes: dict[str, int]) -> None:
+    assert {name: len(split) for name, split in dataset.splits().items()} == sizes
+
+
+@pytest.mark.parametrize("name", ["AVDigits", "GRIDLetters"])
+def test_the_files_are_the_published_ones(mmlab, name: str) -> None:
+    out = mmlab(f"prepare {name}")
+    assert out.count("the published file") == out.count(".npz")
+    assert "differs" not in out
+
+
+def test_a_fit_of_two_epochs_learns(mmlab) -> None:
+    mmlab(
+        "fit --model MNL --data.dataset AVDigits --data.dataset.variant hard --model.backbone.width 8 --wandb.mode off "
+        "--trainer.accelerator cpu --trainer.max_epochs 2 --trainer.enable_progress_bar false --run_dir run"
+    )
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["dataset_details"]["variant"] == "hard"
+    assert result["test"]["acc"] > 0.5  # chance is 0.1
+    assert result["test"]["acc_image"] > 0.3

@@ -59,6 +59,8 @@ class Classification:
     monitor = "acc"
     """The validation metric that selects the checkpoint, and its direction."""
     mode = "max"
+    loss = "ce"
+    """How the criterion is called in the names of losses."""
 
     @property
     def outputs(self) -> int:
@@ -91,8 +93,92 @@ class Classification:
         )
 
 
-Task = Classification
-"""Every task there is. A union, once there is more than one: no method asks which it is on."""
+@dataclass(frozen=True)
+class Segmentation:
+    """A class for every pixel.
+
+    Attributes:
+        classes: the names in the order of the logits.
+        ignore_index: the label of pixels that count neither in the loss nor in the metrics.
+    """
+
+    classes: tuple[str, ...]
+    ignore_index: int = 255
+    monitor = "miou"
+    mode = "max"
+    loss = "ce"
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a network puts out for one pixel."""
+        return len(self.classes)
+
+    def criterion(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy of each sample, (B,), over its labelled pixels; 0 where it has none.
+
+        Args:
+            logits: (B, C, H, W).
+            target: (B, H, W).
+        """
+        each = F.cross_entropy(logits, target, reduction="none", ignore_index=self.ignore_index)
+        labelled = (target != self.ignore_index).flatten(1).sum(dim=1)
+        return each.flatten(1).sum(dim=1) / labelled.clamp(min=1)
+
+    def decision(self, logits: Tensor) -> Tensor:
+        """The predicted class of each pixel, (B, H, W)."""
+        return logits.argmax(dim=1)
+
+    def metrics(self) -> MetricCollection:
+        """Mean intersection over union, over the whole split, and pixel accuracy: ``miou`` and ``acc``."""
+        from torchmetrics import MetricCollection
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+
+        options: dict[str, Any] = {"ignore_index": self.ignore_index, "validate_args": False}
+        return MetricCollection(
+            {
+                "miou": MulticlassJaccardIndex(self.outputs, average="macro", **options),
+                "acc": MulticlassAccuracy(self.outputs, average="micro", **options),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Regression:
+    """One real number.
+
+    Attributes:
+        low: the smallest target there can be.
+        high: the largest.
+    """
+
+    low: float
+    high: float
+    monitor = "mae"
+    mode = "min"
+    loss = "l1"
+
+    @property
+    def outputs(self) -> int:
+        """A head puts out one number for one sample."""
+        return 1
+
+    def criterion(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Absolute error of each sample, (B,), from logits (B, 1) and target (B,)."""
+        return (logits.squeeze(1) - target).abs()
+
+    def decision(self, logits: Tensor) -> Tensor:
+        """The predicted number of each sample, (B,), not clipped."""
+        return logits.squeeze(1)
+
+    def metrics(self) -> MetricCollection:
+        """Mean absolute error and Pearson's correlation, neither clipped: ``mae`` and ``corr``."""
+        from torchmetrics import MeanAbsoluteError, MetricCollection, PearsonCorrCoef
+
+        return MetricCollection({"mae": MeanAbsoluteError(), "corr": PearsonCorrCoef()})
+
+
+Task = Classification | Segmentation | Regression
+"""Every task there is; each owns its criterion, its metrics and its decision, so that no method asks which it is on."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +217,7 @@ class DataSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: numbers, strings, lists and dicts. The command line links this into the method."""
-        return asdict(self)
+        return {**asdict(self), "task": {"kind": type(self.task).__name__, **asdict(self.task)}}
 
     @staticmethod
     def from_dict(plain: dict[str, Any]) -> DataSpec:
@@ -141,10 +227,16 @@ class DataSpec:
             tuples: dict[str, Any] = {key: tuple(fields[key]) for key in ("shape", "mean", "std") if key in fields}
             return Modality(**(fields | tuples))
 
+        options: dict[str, Any] = dict(plain["task"])
+        kind = {"Classification": Classification, "Segmentation": Segmentation, "Regression": Regression}[
+            options.pop("kind")
+        ]
+        if "classes" in options:
+            options["classes"] = tuple(options["classes"])
         return DataSpec(
             dataset=plain["dataset"],
             modalities=tuple(modality(fields) for fields in plain["modalities"]),
-            task=Classification(tuple(plain["task"]["classes"])),
+            task=kind(**options),
             train_size=plain["train_size"],
         )
 
@@ -155,7 +247,7 @@ class Batch:
 
     Attributes:
         inputs: (B, ...) by modality. A modality that a sample lacks holds zeros there.
-        target: (B,) class indices.
+        target: (B,) class indices or numbers, or (B, H, W) label maps, as the task has it.
         present: (B, M) bool, which modalities a sample really has, in the DataSpec's order.
         index: (B,) int64, the sample's position in its split.
     """
@@ -186,7 +278,7 @@ class Prediction:
     """What a method says of a batch; diagnostics, robustness and plots read this and nothing else of a method.
 
     Attributes:
-        logits: (B, C), the fused decision.
+        logits: (B, C), the fused decision; (B, C, H, W) for a class of each pixel.
         unimodal: (B, C) by modality, for methods that have a decision of each modality alone.
         weights: (B, M), fusion weights, 0 where a modality is missing.
         uncertainty: (B, M).

@@ -24,7 +24,7 @@ def print_table(words: list[str]) -> None:
     """
     parser = argparse.ArgumentParser(prog="mmlab compare", exit_on_error=False, description=print_table.__doc__)
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="searched for result.json files")
-    parser.add_argument("--metric", default="acc", help="acc or f1 (classification)")
+    parser.add_argument("--metric", help="acc, f1, mae ...; the one that selected the checkpoints unless given")
     parser.add_argument("--split", default="test", choices=["val", "test"])
     try:
         options, unknown = parser.parse_known_args(words)
@@ -78,25 +78,32 @@ def _lacking(result: Any) -> list[str]:
     return wrong + (["splits"] if not all(isinstance(part, dict) and "samples" in part for part in sizes) else [])
 
 
-def table(results: list[Result], split: str, metric: str) -> str:
+def table(results: list[Result], split: str, metric: str | None = None) -> str:
     """A Markdown table for each data set: mean and sample standard deviation over seeds, in per cent but for losses.
 
     Args:
         results: contents of result.json files.
         split: ``val`` or ``test``.
-        metric: ``acc`` or another of the results' metrics.
+        metric: ``acc`` or another of the results' metrics; by default the one that selected the checkpoints.
 
     Raises:
         UserError: if no result has that metric on that split.
     """
     by_dataset: dict[str, list[Result]] = defaultdict(list)
     for result in results:
-        if metric in result.get(split, {}):
+        if (metric or _monitor(result)) in result.get(split, {}):
             by_dataset[_dataset(result)].append(result)
     if not by_dataset:
         known = sorted({key for result in results for key in result.get(split, {})})
-        raise UserError(f"no result has the metric {metric!r} on {split}; there are {', '.join(known) or 'none'}.")
-    return "\n\n".join(_one_table(name, group, split, metric) for name, group in sorted(by_dataset.items()))
+        raise UserError(
+            f"no result has the metric {metric or 'that selected it'!r} on {split}; there are {', '.join(known) or 'none'}."
+        )
+    groups = sorted(by_dataset.items())
+    return "\n\n".join(_one_table(name, group, split, metric or _monitor(group[0])) for name, group in groups)
+
+
+def _monitor(result: Result) -> str:
+    return str(result.get("monitor", "val/acc")).removeprefix("val/")
 
 
 def _dataset(result: Result) -> str:
@@ -110,7 +117,7 @@ def _dataset(result: Result) -> str:
 def _one_table(name: str, results: list[Result], split: str, metric: str) -> str:
     modalities = results[0]["modalities"]
     sizes = results[0]["splits"][split]["samples"]
-    unit, scale = ("", 1) if metric == "loss" else (" in %", 100)
+    unit, scale = (" in %", 100) if metric in ("acc", "f1", "miou") else ("", 1)
     lines = [
         f"**{name}**, {split} {metric}{unit}, {sizes} samples, mean ± standard deviation over seeds",
         "",

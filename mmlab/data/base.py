@@ -41,7 +41,7 @@ class Split(Dataset[Batch]):
 
     Attributes:
         ids: one name for each sample, unique within the split.
-        targets: (N,) int64 class indices.
+        targets: (N,) int64 class indices or float32 numbers, or (N, H, W) int64 label maps.
         rows: (N,) int64, the sample's row in each array; several splits share the same arrays.
         arrays: by modality, (rows, ...) in the raw type.
         present: (N, M) bool, in the order of the modalities.
@@ -76,8 +76,11 @@ class Split(Dataset[Batch]):
 
     def digest(self) -> str:
         """SHA-256 over the ids and targets in order: two runs with one digest saw the same split."""
-        lines = "".join(f"{name}\t{target}\n" for name, target in zip(self.ids, self.targets.tolist(), strict=True))
-        return hashlib.sha256(lines.encode()).hexdigest()
+        digest = hashlib.sha256()
+        for name, target in zip(self.ids, self.targets, strict=True):
+            value = str(target) if self.targets.ndim == 1 else hashlib.sha256(target.tobytes()).hexdigest()
+            digest.update(f"{name}\t{value}\n".encode())
+        return digest.hexdigest()
 
 
 class MultimodalDataset(ABC):
@@ -110,7 +113,10 @@ class MultimodalDataset(ABC):
 
     @abstractmethod
     def transforms(self) -> dict[str, Transform]:
-        """The way from raw to encoder input, by modality."""
+        """The way from raw to encoder input, by modality.
+
+        A label map that must share the modalities' geometry has its own under ``target``.
+        """
 
     def prepare(self, workers: int = 1) -> None:
         """Checks the data, and decodes and packs them where they aren't arrays yet. Shows a progress bar.

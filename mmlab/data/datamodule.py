@@ -106,7 +106,9 @@ class MultimodalDataModule(LightningDataModule):
             tensor = self._transforms[name](batch.inputs[name], draws)
             has = batch.present[:, position].view(-1, *[1] * (tensor.dim() - 1))
             inputs[name] = tensor.masked_fill(~has, 0.0)
-        return Batch(inputs, batch.target, batch.present, batch.index)
+        on_target = self._transforms.get("target")
+        target = batch.target if on_target is None else on_target(batch.target, draws)
+        return Batch(inputs, target, batch.present, batch.index)
 
     def whole(self, name: SplitName) -> DataLoader[Batch]:
         """Raw batches of a whole split in order, each sample once; a method's pass over the training split, say."""

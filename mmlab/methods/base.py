@@ -21,7 +21,7 @@ from mmlab.backbones.config import Backbones, Choice, build_encoders
 from mmlab.draws import Draws
 from mmlab.errors import UserError
 from mmlab.methods.sums import LossSums
-from mmlab.types import Batch, DataSpec, Prediction
+from mmlab.types import Batch, Classification, DataSpec, Prediction, Task
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
@@ -57,6 +57,9 @@ class Method(LightningModule, ABC):
         scheduler: makes the schedule from the optimiser; stepped once an epoch.
     """
 
+    tasks: tuple[type[Task], ...] = (Classification,)
+    """What the method is defined for; a data set with another task is refused."""
+
     def __init__(
         self,
         spec: dict[str, Any],
@@ -67,6 +70,12 @@ class Method(LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.spec = DataSpec.from_dict(spec)
+        if not isinstance(self.spec.task, self.tasks):
+            known = " and ".join(task.__name__.lower() for task in self.tasks)
+            raise UserError(
+                f"{type(self).__name__} is defined for {known}, but {self.spec.dataset} asks for "
+                f"{type(self.spec.task).__name__.lower()}: choose another method (mmlab list methods) or data set."
+            )
         self.encoders = build_encoders(self.spec, backbone, backbones)
         self.stage = ""
         self._optimizer = optimizer
@@ -295,10 +304,10 @@ class Method(LightningModule, ABC):
         prediction = self(batch.inputs, batch.present)
         task = self.spec.task
         self.evaluation_loss.update(task.criterion(prediction.logits.float(), batch.target))
-        self._metrics(FUSED).update(prediction.logits.float(), batch.target)
+        self._metrics(FUSED).update(task.decision(prediction.logits.float()), batch.target)
         for name, logits in prediction.unimodal.items():
             has = batch.present[:, self.spec.position(name)]
-            self._metrics(name).update(logits[has].float(), batch.target[has])
+            self._metrics(name).update(task.decision(logits[has].float()), batch.target[has])
             self._updated[name] = None
 
     def _log_evaluation(self, split: str) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from mmlab.backbones.config import NO_OVERRIDES, Backbones, Choice, widths
 from mmlab.fusion.joint import ConcatFusion, FiLMFusion, GatedFusion, SumFusion
 from mmlab.methods.base import Method, OptimizerFactory, SchedulerFactory
-from mmlab.types import Batch, Prediction
+from mmlab.types import Batch, Classification, Prediction, Regression
 
 FUSIONS = {"concat": ConcatFusion, "sum": SumFusion, "film": FiLMFusion, "gated": GatedFusion}
 
@@ -40,6 +40,8 @@ class JointTraining(Method):
     Raises:
         UserError: if the data set has only one modality.
     """
+
+    tasks = (Classification, Regression)
 
     def __init__(
         self,

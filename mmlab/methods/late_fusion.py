@@ -22,7 +22,7 @@ from mmlab.backbones.config import NO_OVERRIDES, Backbones, Choice, widths
 from mmlab.fusion.static import StaticLateFusion
 from mmlab.losses.late_fusion import late_fusion_losses, weights_of_unimodal
 from mmlab.methods.base import Method, OptimizerFactory, SchedulerFactory
-from mmlab.types import Batch, Prediction
+from mmlab.types import Batch, Classification, Prediction, Regression
 
 
 class LateFusion(Method):
@@ -42,6 +42,8 @@ class LateFusion(Method):
     """
 
     unimodal_weights: Tensor
+
+    tasks = (Classification, Regression)
 
     def __init__(
         self,
@@ -65,12 +67,12 @@ class LateFusion(Method):
         return Prediction(fused, dict(zip(self.spec.names, unimodal, strict=True)), weights, features=features)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The fused and the unimodal cross-entropies."""
+        """The task's loss of the fused and of each modality's decision."""
         prediction = self(batch.inputs, batch.present)
         unimodal = torch.stack(list(prediction.unimodal.values()))
-        ce_fused, ce_unimodal = late_fusion_losses(
+        fused, each = late_fusion_losses(
             prediction.logits, unimodal, batch.target, batch.present, self.spec.task.criterion
         )
-        loss = ce_fused + (self.unimodal_weights * ce_unimodal).sum()
-        parts = {f"ce_{name}": ce for name, ce in zip(self.spec.names, ce_unimodal, strict=True)}
-        return {"loss": loss, "ce_fused": ce_fused, **parts}
+        name = self.spec.task.loss
+        parts = {f"{name}_{modality}": part for modality, part in zip(self.spec.names, each, strict=True)}
+        return {"loss": fused + (self.unimodal_weights * each).sum(), f"{name}_fused": fused, **parts}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mmlab.backbones.config import NO_OVERRIDES, Backbones, Choice, widths
 from mmlab.losses.late_fusion import mean_over
 from mmlab.methods.base import Method, OptimizerFactory, SchedulerFactory
-from mmlab.types import Batch, Prediction
+from mmlab.types import Batch, Classification, Prediction, Regression
 
 
 class Unimodal(Method):
@@ -37,6 +37,8 @@ class Unimodal(Method):
     Raises:
         UserError: if the data set has no such modality.
     """
+
+    tasks = (Classification, Regression)
 
     def __init__(
         self,

@@ -12,31 +12,40 @@ import torch.distributed
 from lightning.pytorch import Trainer
 
 from mmlab.data.datamodule import MultimodalDataModule
+from mmlab.errors import UserError
 from mmlab.methods.base import Method
 from mmlab.runs.folder import write_text
+from mmlab.types import Classification, Segmentation
 
 
 def write_predictions(trainer: Trainer, method: Method, data: MultimodalDataModule, out: Path) -> None:
-    """Writes id, target, prediction, a probability for each class and, where there are any, the fusion weights.
+    """Writes id, target, prediction, for classes a probability of each and, where there are any, the fusion weights.
 
     Args:
         trainer: runs the prediction; with several processes each does its share.
         method: with its weights loaded.
         data: ``predict_split`` says which split.
         out: the CSV file.
+
+    Raises:
+        UserError: if a sample's prediction is more than a row of a table.
     """
+    if isinstance(method.spec.task, Segmentation):
+        raise UserError("predictions of every pixel make no table; `mmlab test` has their metrics.")
     task, names = method.spec.task, method.spec.names
+    classes = task.classes if isinstance(task, Classification) else ()
     ids = data.splits[data.predict_split].ids
     rows: list[tuple[int, list[Any]]] = []
     for batch, prediction in trainer.predict(method, datamodule=data) or []:
-        probabilities = task.probabilities(prediction.logits.float()).tolist()
-        decisions = task.decision(prediction.logits).tolist()
+        logits = prediction.logits.float()
+        probabilities = task.probabilities(logits).tolist() if isinstance(task, Classification) else [[]] * len(batch)
+        decisions = task.decision(logits).tolist()
         weights = prediction.weights.tolist() if prediction.weights is not None else [[]] * len(batch)
         for position, target, decision, shares, weight in zip(
             batch.index.tolist(), batch.target.tolist(), decisions, probabilities, weights, strict=True
         ):
-            cells = [ids[position], task.classes[target], task.classes[decision]]
-            cells += [f"{value:.6g}" for value in (*shares, *weight)]
+            named = [classes[target], classes[decision]] if classes else [f"{target:.6g}", f"{decision:.6g}"]
+            cells = [ids[position], *named, *(f"{value:.6g}" for value in (*shares, *weight))]
             rows.append((position, cells))
     if trainer.world_size > 1:
         shares_of_all: list[Any] = [None] * trainer.world_size
@@ -44,10 +53,10 @@ def write_predictions(trainer: Trainer, method: Method, data: MultimodalDataModu
         rows = [row for share in shares_of_all for row in share]
     if not trainer.is_global_zero:
         return
-    weighted = len(rows[0][1]) > 3 + len(task.classes)
+    weighted = len(rows[0][1]) > 3 + len(classes)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    header = ["id", "target", "prediction", *(f"p_{label}" for label in task.classes)]
+    header = ["id", "target", "prediction", *(f"p_{label}" for label in classes)]
     writer.writerow(header + ([f"weight_{name}" for name in names] if weighted else []))
     writer.writerows(cells for _, cells in sorted(rows))
     write_text(out, text.getvalue())

@@ -95,9 +95,8 @@ def table(results: list[Result], split: str, metric: str | None = None) -> str:
             by_dataset[_dataset(result)].append(result)
     if not by_dataset:
         known = sorted({key for result in results for key in result.get(split, {})})
-        raise UserError(
-            f"no result has the metric {metric or 'that selected it'!r} on {split}; there are {', '.join(known) or 'none'}."
-        )
+        wanted = f"the metric {metric!r}" if metric else "the metric that selected it"
+        raise UserError(f"no result has {wanted} on {split}; there are {', '.join(known) or 'none'}.")
     groups = sorted(by_dataset.items())
     return "\n\n".join(_one_table(name, group, split, metric or _monitor(group[0])) for name, group in groups)
 

@@ -89,7 +89,8 @@ class Classification:
             {
                 "acc": MulticlassAccuracy(classes, average="micro", validate_args=False),
                 "f1": MulticlassF1Score(classes, average="macro", validate_args=False),
-            }
+            },
+            compute_groups=False,  # a process that saw no sample of a modality must hold the same states
         )
 
 
@@ -138,7 +139,8 @@ class Segmentation:
             {
                 "miou": MulticlassJaccardIndex(self.outputs, average="macro", **options),
                 "acc": MulticlassAccuracy(self.outputs, average="micro", **options),
-            }
+            },
+            compute_groups=False,
         )
 
 
@@ -174,7 +176,7 @@ class Regression:
         """Mean absolute error and Pearson's correlation, neither clipped: ``mae`` and ``corr``."""
         from torchmetrics import MeanAbsoluteError, MetricCollection, PearsonCorrCoef
 
-        return MetricCollection({"mae": MeanAbsoluteError(), "corr": PearsonCorrCoef()})
+        return MetricCollection({"mae": MeanAbsoluteError(), "corr": PearsonCorrCoef()}, compute_groups=False)
 
 
 Task = Classification | Segmentation | Regression

@@ -27,7 +27,7 @@ from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.errors import UserError
 from mmlab.methods.base import Method
 from mmlab.runs.callbacks import WholeFiles
-from mmlab.runs.fit import Plan, copies, evaluate, fit, load_weights, selected_checkpoint
+from mmlab.runs.fit import Plan, copies, evaluate, fit, load_weights, partial, selected_checkpoint
 from mmlab.runs.folder import RunFolder, read_json, write_json, write_text
 from mmlab.runs.predictions import write_predictions
 from mmlab.runs.tracking import begin_wandb, finish_wandb
@@ -118,6 +118,11 @@ def _expand(command: str, words: list[str]) -> tuple[list[str], RunFolder | None
 
 def _fit(parser: ArgumentParser, config: Namespace, existing: RunFolder | None) -> None:
     if existing is not None and existing.result.is_file():
+        if yaml.safe_load(_dump(parser, config)) != yaml.safe_load(existing.config.read_text(encoding="utf-8")):
+            raise UserError(
+                f"{existing.path} is finished, and the flags here would change it: begin a run of its own with "
+                f"--config {existing.config} and these flags."
+            )
         print_rank_zero(f"{existing.path} is finished: nothing is trained, its result.json stands.")
         _print_metrics(read_json(existing.result))
         return
@@ -136,6 +141,7 @@ def _fit(parser: ArgumentParser, config: Namespace, existing: RunFolder | None) 
         write_text(folder.config, dump)
     if data.dataset.protocol == "official":
         print_rank_zero("protocol official: the checkpoint is selected on the test split, as in the papers.")
+    _say_if_partial(plain)
     plan = Plan(
         folder=folder,
         seed=config.seed,
@@ -184,10 +190,17 @@ def _evaluate(
         write_predictions(trainer, method, data, out)
         print_rank_zero(f"predictions: {out}")
         return
+    _say_if_partial(yaml.safe_load(_dump(parser, config)))
     split = "val" if command == "validate" else "test"
     values = evaluate(trainer, method, data, split)
     rank_zero_only(write_json)(folder.path / f"{command}.json", values)
     _print_metrics({split: values})
+
+
+def _say_if_partial(config: dict[str, Any]) -> None:
+    limits = partial(config)
+    if limits and not config["trainer"]["fast_dev_run"]:
+        print_rank_zero(f"only a part of the data is used ({', '.join(limits)}): the metrics are for trying out only.")
 
 
 def _instantiate(parser: ArgumentParser, config: Namespace) -> tuple[Method, MultimodalDataModule, dict[str, Any]]:

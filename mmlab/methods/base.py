@@ -87,7 +87,7 @@ class Method(LightningModule, ABC):
         metrics = self.spec.task.metrics()
         self.evaluation = nn.ModuleDict({name: metrics.clone() for name in (FUSED, *self.spec.names)})
         self.evaluation_loss = MeanMetric(nan_strategy="disable")
-        self._updated: dict[str, None] = {}
+        self._seen: dict[str, int] = {}
         self._sums = LossSums()
 
     # What a method writes.
@@ -158,7 +158,10 @@ class Method(LightningModule, ABC):
         self._plateau = None
         if self._scheduler is None:
             return optimizer
-        schedule = self._scheduler(optimizer)
+        try:
+            schedule = self._scheduler(optimizer)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            raise UserError(f"the schedule can't be built: {error}; correct --model.scheduler.") from error
         if isinstance(schedule, ReduceLROnPlateau):
             # Stepped below: Lightning leaves out this kind in an epoch that was resumed.
             self._plateau = schedule
@@ -192,6 +195,8 @@ class Method(LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: the method's losses, remembered on the device for the epoch's means."""
         losses = self.losses(batch)
+        if not self._sums.names:
+            _check_losses(self, losses)
         self._sums.add(losses, batch.index, self.global_step)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set at run time
         if every and (batch_idx + 1) % every == 0:
@@ -219,9 +224,9 @@ class Method(LightningModule, ABC):
         self._stop_on_nan()
         if not torch.stack([parameter.isfinite().all() for parameter in self.parameters()]).all():
             raise UserError(
-                f"a weight is no longer a finite number after step {self.global_step} (epoch {self.current_epoch}): "
-                f"training stopped, and the checkpoints of earlier epochs stay as they are; lower the learning rate or "
-                f"clip the gradients (--trainer.gradient_clip_val 1)."
+                f"a weight is no longer a finite number after step {self.global_step}, in epoch "
+                f"{self.current_epoch + 1}: training stopped, and the checkpoints of earlier epochs stay as they are; "
+                f"lower the learning rate or clip the gradients (--trainer.gradient_clip_val 1)."
             )
         checkpoint["mmlab_plateau"] = self._plateau.state_dict() if self._plateau else None
         checkpoint["mmlab_method"] = type(self).__name__
@@ -245,7 +250,7 @@ class Method(LightningModule, ABC):
         ids = self.trainer.datamodule.splits["train"].ids  # type: ignore[attr-defined]
         names = ", ".join(ids[position] for position in index[:8]) + (", ..." if len(index) > 8 else "")
         raise UserError(
-            f"the loss was no longer a finite number at step {step} (epoch {self.current_epoch}, samples {names}): "
+            f"the loss was no longer a finite number at step {step} (epoch {self.current_epoch + 1}, samples {names}): "
             f"training stopped, and the checkpoints of earlier epochs stay as they are; lower the learning rate, clip "
             f"the gradients (--trainer.gradient_clip_val 1) or look at these samples."
         )
@@ -298,22 +303,54 @@ class Method(LightningModule, ABC):
         for name in self.evaluation:
             self._metrics(name).reset()
         self.evaluation_loss.reset()
-        self._updated = {}
+        self._seen = {}
 
     def _evaluate(self, batch: Batch) -> None:
         prediction = self(batch.inputs, batch.present)
         task = self.spec.task
+        _check_prediction(self, prediction, len(batch))
         self.evaluation_loss.update(task.criterion(prediction.logits.float(), batch.target))
         self._metrics(FUSED).update(task.decision(prediction.logits.float()), batch.target)
         for name, logits in prediction.unimodal.items():
             has = batch.present[:, self.spec.position(name)]
-            self._metrics(name).update(task.decision(logits[has].float()), batch.target[has])
-            self._updated[name] = None
+            rows = batch.target[has]
+            self._seen[name] = self._seen.get(name, 0) + len(rows)
+            if len(rows):
+                self._metrics(name).update(task.decision(logits[has].float()), rows)
 
     def _log_evaluation(self, split: str) -> None:
         values = {f"{split}/loss": self.evaluation_loss.compute()}
         values |= {f"{split}/{key}": value for key, value in self._metrics(FUSED).compute().items()}
-        for name in self._updated:
+        # A modality that no sample of the whole split has gets no number.
+        rows = {name: self.gathered(torch.tensor([seen], device=self.device)) for name, seen in self._seen.items()}
+        for name in [name for name, seen in rows.items() if seen.any()]:
             values |= {f"{split}/{key}_{name}": value for key, value in self._metrics(name).compute().items()}
         # The metrics have been summed over all processes already: every process logs the same numbers.
         self.log_dict(values, rank_zero_only=False, sync_dist=False)
+
+
+def _check_losses(method: Method, losses: Any) -> None:
+    """Says what is wrong with the first losses of a method of one's own."""
+    name = type(method).__name__
+    if not isinstance(losses, dict) or "loss" not in losses:
+        given = f"a dict of {', '.join(losses)}" if isinstance(losses, dict) else type(losses).__name__
+        raise UserError(f"{name}.losses must return a dict with the key 'loss', but it returned {given}.")
+    for part, value in losses.items():
+        if not isinstance(value, Tensor) or value.dim():
+            given = f"of the shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise UserError(f"{name}.losses must return scalar tensors, but {part!r} is {given}: take its mean.")
+    if not losses["loss"].requires_grad:
+        raise UserError(f"the 'loss' of {name}.losses has no gradient: it must be computed from what trains.")
+
+
+def _check_prediction(method: Method, prediction: Any, samples: int) -> None:
+    """Says what is wrong with what a method of one's own predicts."""
+    name, outputs = type(method).__name__, method.spec.task.outputs
+    if not isinstance(prediction, Prediction):
+        raise UserError(f"{name}.forward must return a Prediction, but it returned a {type(prediction).__name__}.")
+    for what, logits in {"logits": prediction.logits, **prediction.unimodal}.items():
+        if logits.shape[:2] != (samples, outputs):
+            raise UserError(
+                f"{name}.forward must return logits of the shape ({samples}, {outputs}, ...), one row a sample, but "
+                f"{what!r} has {tuple(logits.shape)}."
+            )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
+import textwrap
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger
@@ -59,6 +64,12 @@ def fit(method: Method, data: MultimodalDataModule, plan: Plan) -> dict[str, Any
         The content of result.json; empty for a ``fast_dev_run``, which keeps nothing.
     """
     stages = method.stages()
+    names = [stage.name for stage in stages]
+    if not names or len(set(names)) < len(names) or any(Path(name).name != name for name in names):
+        raise UserError(
+            f"{type(method).__name__}.stages() returned {names}: it must name one stage at least, each by a name of "
+            f"its own that can be a folder's."
+        )
     finished: list[dict[str, Any]] = []
     for stage in stages:
         done = _fit_stage(method, data, plan, stage, plan.folder.checkpoints(stage.name, len(stages)))
@@ -68,6 +79,7 @@ def fit(method: Method, data: MultimodalDataModule, plan: Plan) -> dict[str, Any
     trainer = plan.make_trainer([], [], None)
     result = describe(method, data, plan.seed)
     result["config"] = plan.config
+    result["partial"] = partial(plan.config)
     result["stages"] = finished
     result["best_epoch"] = finished[-1]["best_epoch"]
     result["epochs"] = sum(done["epochs"] for done in finished)
@@ -82,6 +94,14 @@ def fit(method: Method, data: MultimodalDataModule, plan: Plan) -> dict[str, Any
     _finish(plan, result, method)
     trainer.strategy.barrier("result")
     return result
+
+
+def partial(config: dict[str, Any]) -> list[str]:
+    """The limits that let a run see a part of its data only; its metrics don't count beside others' then."""
+    limits = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches")
+    given = {key: config["trainer"][key] for key in limits}
+    whole = {key for key, value in given.items() if value is None or (isinstance(value, float) and value in (0.0, 1.0))}
+    return [f"{key} {given[key]}" for key in limits if key not in whole]
 
 
 def evaluate(trainer: Trainer, method: Method, data: MultimodalDataModule, split: str) -> dict[str, float]:
@@ -113,7 +133,7 @@ def load_weights(method: Method, path: Path) -> None:
     try:
         method.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
-        detail = " ".join(str(error).split())[:240]
+        detail = textwrap.shorten(" ".join(str(error).split()), 240, placeholder=" ...")
         raise UserError(f"the checkpoint {path} belongs to another model than the config builds: {detail}") from None
 
 
@@ -146,7 +166,10 @@ def _fit_stage(
         epochs = _epochs_if_stopped_early(last) or epochs
     trainer = plan.make_trainer(callbacks, loggers, epochs)
     torch.cuda.reset_peak_memory_stats() if torch.cuda.is_available() else None
-    trainer.fit(method, datamodule=data, ckpt_path=last if resumed else None, weights_only=True if resumed else None)
+    with _sentences():
+        trainer.fit(
+            method, datamodule=data, ckpt_path=last if resumed else None, weights_only=True if resumed else None
+        )
     if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
         return None
     trainer.strategy.barrier("stage")
@@ -168,6 +191,18 @@ def _fit_stage(
     }
     rank_zero_only(write_json)(record, done)
     return done
+
+
+@contextlib.contextmanager
+def _sentences() -> Iterator[None]:
+    """What Lightning or an optimiser refuses is a mistake in the config, and not one in the code that calls them."""
+    try:
+        yield
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1].filename.replace(os.sep, "/")
+        if isinstance(error, MisconfigurationException) or "/lightning/" in place or "/torch/optim/" in place:
+            raise UserError(f"the fit can't go on: {' '.join(str(error).split())}") from error
+        raise
 
 
 def _best(method: Method, checkpoints: Path) -> MovableCheckpoint:

@@ -16,9 +16,10 @@ Rows = dict[tuple[str, int], dict[str, float]]
 
 
 class MetricsFile(Logger):
-    """Collects what is logged at the ends of epochs. A resumed run goes on in the rows that are there.
+    """Collects what is logged at the ends of epochs, which are counted from 1.
 
-    Lightning's own CSV logger deletes the file of the run that it resumes, which is why this one exists.
+    A resumed run goes on in the rows that are there. Lightning's own CSV logger deletes the file of the run that it
+    resumes, which is why this one exists.
 
     Args:
         path: of the file.
@@ -53,7 +54,7 @@ class MetricsFile(Logger):
             return
         if self._rows is None:
             self._rows = read_rows(self._path)
-        row = self._rows.setdefault((self._stage, int(metrics["epoch"])), {})
+        row = self._rows.setdefault((self._stage, int(metrics["epoch"]) + 1), {})
         row.update(values, step=float(step or 0))
         write_text(self._path, _as_csv(self._rows))
 

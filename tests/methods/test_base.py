@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from mmlab.backbones.config import NO_OVERRIDES, SMALL_CONV, Choice
+from mmlab.data.base import Split
+from mmlab.data.keypad import Keypad
 from mmlab.errors import UserError
 from mmlab.methods.base import Stage
 from mmlab.methods.sums import LossSums
-from mmlab.types import Classification, DataSpec, Modality
+from mmlab.types import Batch, Classification, DataSpec, Modality, Prediction
 from tests.own_methods import WithDropout
 
 SPEC = DataSpec(
@@ -118,3 +123,70 @@ def test_weights_that_are_no_longer_finite_do_not_overwrite_a_good_checkpoint(mm
     assert saved["epoch"] == 0
     assert all(tensor.isfinite().all() for tensor in saved["state_dict"].values())
     assert not Path("run/result.json").exists()
+
+
+class Wrong(WithDropout):
+    """A method with a mistake in it."""
+
+    def __init__(self, spec: dict[str, Any], mistake: str = "", backbone: Choice = SMALL_CONV) -> None:
+        super().__init__(spec, backbone, NO_OVERRIDES)
+        self.mistake = mistake
+
+    def forward(self, inputs: dict[str, Tensor], present: Tensor) -> Prediction:
+        prediction = super().forward(inputs, present)
+        if self.mistake == "tensor":
+            return prediction.logits
+        if self.mistake == "shape" and not self.training:
+            return Prediction(prediction.logits[:, :3])
+        return prediction
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        if self.mistake == "tensor":
+            return {"loss": super().forward(batch.inputs, batch.present).logits.mean()}
+        losses = super().losses(batch)
+        return {
+            "none": None,
+            "key": {"ce": losses["loss"]},
+            "vector": {"loss": losses["loss"][None]},
+            "number": {**losses, "part": 1.0},
+            "detached": {"loss": losses["loss"].detach()},
+        }.get(self.mistake, losses)
+
+    def stages(self) -> list[Stage]:
+        return [Stage("a", 1), Stage("a", 1)] if self.mistake == "stages" else super().stages()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        ("none", "must return a dict with the key 'loss', but it returned NoneType"),
+        ("key", "but it returned a dict of ce"),
+        ("vector", "'loss' is of the shape (1,)"),
+        ("number", "'part' is a float"),
+        ("detached", "has no gradient"),
+        ("tensor", "must return a Prediction"),
+        ("shape", "'logits' has (16, 3)"),
+        ("stages", "must name one stage at least, each by a name of its own"),
+    ],
+)
+def test_a_mistake_in_a_method_is_said_in_a_sentence(mmlab, tiny, mistake: str, words: str) -> None:
+    line = f"fit --model {__name__}.Wrong --model.mistake {mistake} {tiny} --wandb.mode off --run_dir run"
+    assert words in mmlab(line, code=2)
+
+
+@pytest.mark.parametrize("lacking", [slice(0, 4), slice(None)], ids=["a whole batch", "the whole split"])
+def test_samples_without_a_modality_are_no_reason_to_stop(mmlab, monkeypatch, tiny, lacking: slice) -> None:
+    whole = Keypad.splits
+
+    def splits(self: Keypad) -> dict[str, Split]:
+        parts = whole(self)
+        parts["val"].present[lacking, 0] = False
+        return parts
+
+    monkeypatch.setattr(Keypad, "splits", splits)
+    mmlab(
+        f"fit --model LateFusion {tiny} --data.eval_batch_size 4 --trainer.max_epochs 1 --wandb.mode off --run_dir run"
+    )
+    result = json.loads(Path("run/result.json").read_text())
+    assert ("acc_audio" in result["val"]) == (lacking.stop is not None)
+    assert "acc_audio" in result["test"]

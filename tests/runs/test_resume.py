@@ -162,3 +162,29 @@ def test_a_resumed_run_keeps_its_data_and_method(mmlab, tiny) -> None:
     Path("run/result.json").unlink()
     assert "keeps its data" in mmlab("fit --resume run --data.batch_size 8", code=2)
     assert "keeps its seed" in mmlab("fit --resume run --seed 8", code=2)
+
+
+def test_a_finished_run_refuses_flags(mmlab, tiny) -> None:
+    mmlab(f"fit {METHOD} {tiny} --run_dir run --trainer.max_epochs 1 --test false")
+    assert "is finished, and the flags" in mmlab("fit --resume run --trainer.max_epochs 5", code=2)
+
+
+def test_a_run_over_a_part_of_the_data_says_so(mmlab, tiny) -> None:
+    out = mmlab(f"fit {METHOD} {tiny} --run_dir run --trainer.max_epochs 1 --trainer.limit_test_batches 2")
+    assert "only a part of the data is used (limit_test_batches 2" in out
+    assert json.loads(Path("run/result.json").read_text())["partial"] != []
+    assert weights("run")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--trainer.val_check_interval 1000", "val_check_interval"),
+        ("--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor val/accc", "val/accc"),
+        ("--model.optimizer SparseAdam", "SparseAdam"),
+        ("--model.scheduler LambdaLR --model.scheduler.lr_lambda null", "schedule"),
+    ],
+)
+def test_what_lightning_or_torch_refuses_is_a_sentence(mmlab, tiny, flags: str, words: str) -> None:
+    err = mmlab(f"fit {METHOD} {tiny} --run_dir run {flags}", code=2)
+    assert words in err

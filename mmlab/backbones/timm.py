@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from mmlab.backbones.base import Backbone
 from mmlab.errors import UserError
+
+logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it would tell each of its retries
 
 
 class TimmBackbone(Backbone):

@@ -23,6 +23,9 @@ def print_list(words: list[str]) -> None:
         "backbones": _backbones,
         "experiments": _experiments,
     }
+    if {"--help", "-h"} & set(words):
+        print(f"usage: mmlab list [{'] ['.join(kinds)}]\n\nNames what there is, a line each; everything by default.")
+        return
     for word in words:
         if word not in kinds:
             raise UserError(f"there is no list of {word!r}{did_you_mean(word, kinds)}; there are {', '.join(kinds)}.")

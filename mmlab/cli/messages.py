@@ -30,7 +30,8 @@ def explain(message: str, parser: ArgumentParser, words: list[str]) -> str:
         words: what was parsed, to tell a flag from a line of a config file.
     """
     keys = re.findall(r'Parser key "([\w.]+)"', message)
-    where = "--" + ".".join(keys) if keys else ""
+    helps = [word.split("=")[0] for word in words if re.match(r"--[\w.]+\.help(=|$)", word)]
+    where = "--" + ".".join(keys) if keys else "".join(helps[:1])
     source = _source(keys[-1] if keys else "", words)
     configs = ", ".join(config_files(words))
     classes = re.findall(r"Problem with given class_path '([\w.]+)'", message)
@@ -45,6 +46,11 @@ def explain(message: str, parser: ArgumentParser, words: list[str]) -> str:
     leaf = re.search(r"File does not exist: '([^']+)'", message)
     if leaf:
         return _no_file(leaf[1])
+    leaf = re.search(r"Path is not a file: '([^']+)'", message)
+    if leaf:
+        return f"--config {os.path.relpath(leaf[1])} is a folder: give a YAML file in it."
+    if "Expected an instantiatable class" in message:
+        return f"{where} has options but no class: name it by --model MNL, or by class_path beside init_args{source}."
     leaf = re.search(r"arguments are required: (.*)", message)
     if leaf:
         return _required(".".join([*keys, leaf[1].split()[0].rstrip(",")]), parser)
@@ -132,6 +138,7 @@ def _unrecognized(key: str, classes: list[str], parser: ArgumentParser, source: 
 
 def _kinds(where: str) -> list[type]:
     """The classes that could stand at a key, by their bases."""
+    where = where.removesuffix(".help")
     if where == "--model":
         return _subclasses(Method)
     if where.endswith("dataset"):

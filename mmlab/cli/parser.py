@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import io
+import operator
 import pkgutil
 import re
+from typing import Any, get_args
 
 import jsonargparse
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 
 import mmlab.data
 import mmlab.methods
-from mmlab.cli.messages import config_files, explain
+from mmlab.cli.checks import check_configs, check_model
+from mmlab.cli.messages import explain
 from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.errors import UserError
 from mmlab.methods.base import Method
@@ -64,6 +67,9 @@ def build_parser(command: str) -> ArgumentParser:
     parser.add_argument("--model", type=Method, required=True, help="the method, by class name or import path")
     parser.add_class_arguments(MultimodalDataModule, "data")
     parser.add_class_arguments(Trainer, "trainer", instantiate=False, skip=set(SETTLED))
+    for action in parser._actions:
+        if action.dest.startswith("trainer.") and hasattr(action, "_typehint"):
+            action._typehint = _counts_stay_counts(action._typehint)
     parser.set_defaults(TRAINER_DEFAULTS)
     parser.link_arguments("seed", "data.seed")
     parser.link_arguments("data.spec", "model.init_args.spec", apply_on="instantiate")
@@ -71,10 +77,15 @@ def build_parser(command: str) -> ArgumentParser:
 
 
 DESCRIPTIONS = {
-    "fit": "Trains a method on a data set, selects the checkpoint on validation, tests it, writes result.json.",
-    "validate": "Metrics of the selected checkpoint of a run (--run DIR) on its validation split.",
-    "test": "Metrics of the selected checkpoint of a run (--run DIR) on its test split.",
-    "predict": "Writes a table of the selected checkpoint's predictions of a run (--run DIR).",
+    "fit": "Trains a method on a data set, selects the checkpoint on validation, tests it, writes result.json. "
+    "--resume DIR goes on with a run that was stopped, by its own config.",
+    "validate": "Metrics of the selected checkpoint on its validation split. "
+    "--run DIR (needed) names the run, whose config is used.",
+    "test": "Metrics of the selected checkpoint on its test split. "
+    "--run DIR (needed) names the run, whose config is used.",
+    "predict": "Writes a table of the selected checkpoint's predictions. "
+    "--run DIR (needed) names the run, whose config is used; --split train, val or test says of which samples "
+    "(test by default); --out FILE names the CSV file (predictions.csv in the run's folder by default).",
 }
 
 
@@ -86,12 +97,16 @@ def parse(parser: ArgumentParser, words: list[str]) -> Namespace:
         SystemExit: after ``--help`` and the like.
     """
     _refuse_linked(words)
-    errors = io.StringIO()
+    check_configs(words)
+    check_model(words)
+    errors, out = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(out):
             return parser.parse_args(_with_names(parser, words))
     except (jsonargparse.ArgumentError, argparse.ArgumentError, TypeError, ValueError) as error:
         raise UserError(explain(str(error), parser, words)) from None
+    finally:
+        print(_without_spec(out.getvalue()), end="")
 
 
 _BACKBONE_FIELD = re.compile(r"--model\.(?:init_args\.)?(backbone|backbones\.\w+)\.(?:pretrained|width)(=|$)")
@@ -125,20 +140,20 @@ def _refuse_linked(words: list[str]) -> None:
     for word in words:
         if word.startswith(("--model.spec", "--model.init_args.spec", "--data.seed")):
             raise UserError(f"{word.split('=')[0]} can't be set: it follows from the data set and --seed.")
-    for file in config_files(words):
-        for key in (("model", "spec"), ("model", "init_args", "spec"), ("data", "seed")):
-            if _holds(file, key):
-                raise UserError(f"{file} sets {'.'.join(key)}: take it out, it follows from the data set and the seed.")
 
 
-def _holds(file: str, key: tuple[str, ...]) -> bool:
-    try:
-        with open(file, encoding="utf-8") as text:
-            found = yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError):
-        return False  # the parser says what is wrong with it
-    for part in key:
-        if not isinstance(found, dict) or part not in found:
-            return False
-        found = found[part]
-    return True
+def _counts_stay_counts(hint: Any) -> Any:
+    """Tries int before float: 1 batch is one batch, 1.0 is all of them.
+
+    typing keeps one union for both orders, so that whichever was written first in the process would decide.
+    """
+    kinds = get_args(hint)
+    if not {int, float} <= set(kinds):
+        return hint
+    return functools.reduce(operator.or_, sorted(kinds, key=lambda kind: kind is not int))
+
+
+def _without_spec(text: str) -> str:
+    """A method's help without the one option that can't be set."""
+    text = text.replace(" --model.spec SPEC", "", 1)
+    return re.sub(r"\n  --model\.spec SPEC.*?(?=\n  --|\n\n|\Z)", "", text, count=1, flags=re.DOTALL)

@@ -7,6 +7,7 @@ import json
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,19 @@ from mmlab.errors import UserError
 
 Result = dict[str, Any]
 NEEDED = {"method": str, "dataset": str, "protocol": str, "seed": int, "modalities": list, "splits": dict}
+# What tells one way to train from another. Of the data it is everything but where they are and who copies them.
+TRAINER = (
+    "max_epochs",
+    "max_steps",
+    "limit_train_batches",
+    "limit_val_batches",
+    "limit_test_batches",
+    "precision",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+)
+NO_SETTING = ("data.workers", "data.seed", "data.dataset.class_path")
+PATHS = ("csv", "root", "out")
 
 
 def print_table(words: list[str]) -> None:
@@ -22,7 +36,9 @@ def print_table(words: list[str]) -> None:
     Raises:
         UserError: for a wrong option, a folder that isn't there, or where there is no finished run.
     """
-    parser = argparse.ArgumentParser(prog="mmlab compare", exit_on_error=False, description=print_table.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="mmlab compare", exit_on_error=False, description="Prints the table of the runs below some folders."
+    )
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="searched for result.json files")
     parser.add_argument("--metric", help="acc, f1, mae ...; the one that selected the checkpoints unless given")
     parser.add_argument("--split", default="test", choices=["val", "test"])
@@ -127,39 +143,69 @@ def _one_table(name: str, results: list[Result], split: str, metric: str) -> str
     for label, result in zip(_labels(results), results, strict=True):
         by_method[label].append(result)
     for method, group in sorted(by_method.items()):
-        cells = [
-            _spread([run[split].get(key) for run in group], scale)
-            for key in (metric, *(f"{metric}_{modality}" for modality in modalities))
-        ]
+        own = [_spread(group, split, f"{metric}_{modality}", scale) for modality in modalities]
+        # One modality alone fuses nothing: its value stands in the modality's column.
+        alone = group[0]["method"] == "Unimodal" and any(cell != "–" for cell in own)
+        cells = ["–" if alone else _spread(group, split, metric, scale), *own]
         lines.append(f"| {method} | {len({run['seed'] for run in group})} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, *_warnings(results, by_method)])
 
 
 def _labels(results: list[Result]) -> list[str]:
-    """Each run's method, with those of its options that differ among the runs of that method."""
-    options = [_flat(result.get("config", {}).get("model", {}).get("init_args", {})) for result in results]
+    """Each run's method, with those of its options and settings that differ among the runs of that method."""
+    options = [_flat(_part(result, "model", "init_args"), "model") | _settings(result) for result in results]
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
     for result, own in zip(results, options, strict=True):
         for key, value in own.items():
             values[result["method"], key].add(value)
     labels = []
     for result, own in zip(results, options, strict=True):
-        differing = [f"{key} {value}" for key, value in own.items() if len(values[result["method"], key]) > 1]
-        labels.append(result["method"] + (f" ({', '.join(differing)})" if differing else ""))
+        differing = [key for key in own if len(values[result["method"], key]) > 1]
+        words = [f"{_short(key, differing)} {own[key]}" for key in differing]
+        labels.append(result["method"] + (f" ({', '.join(words)})" if words else ""))
     return labels
 
 
-def _flat(options: Any, prefix: str = "") -> dict[str, str]:
+def _settings(result: Result) -> dict[str, str]:
+    """How a run was trained, but for its method; nothing for a result without its config."""
+    data = _flat(_part(result, "data"), "data")
+    data = {key: value for key, value in data.items() if key not in NO_SETTING and key.split(".")[-1] not in PATHS}
+    trainer = _part(result, "trainer")
+    known = {f"trainer.{key}": str(trainer[key]) for key in TRAINER if key in trainer}
+    patience = _part(result).get("patience")
+    return data | known | ({} if patience is None else {"patience": str(patience)})
+
+
+def _part(result: Result, *path: str) -> dict[str, Any]:
+    """A part of a run's config; empty where there is none."""
+    part: Any = result.get("config")
+    for key in path:
+        part = part.get(key) if isinstance(part, dict) else None
+    return part if isinstance(part, dict) else {}
+
+
+def _short(key: str, others: Sequence[str]) -> str:
+    """The last part of an option's name, or all of it where another option ends likewise."""
+    last = key.split(".")[-1]
+    return last if sum(other.split(".")[-1] == last for other in others) == 1 else key
+
+
+def _flat(options: Any, prefix: str) -> dict[str, str]:
     if not isinstance(options, dict):
         return {prefix: str(options)}
-    inner = [_flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in options.items()]
+    inner = [_flat(value, f"{prefix}.{key}") for key, value in options.items()]
     return {key: value for part in inner for key, value in part.items()}
 
 
-def _spread(values: list[float | None], scale: int) -> str:
-    known = [scale * value for value in values if value is not None]
-    if not known:
+def _spread(runs: list[Result], split: str, key: str, scale: int) -> str:
+    """Mean and deviation over seeds; several runs of one seed count once, by their mean."""
+    by_seed: dict[int, list[float]] = defaultdict(list)
+    for run in runs:
+        if run[split].get(key) is not None:
+            by_seed[run["seed"]].append(scale * run[split][key])
+    if not by_seed:
         return "–"
+    known = [statistics.mean(values) for values in by_seed.values()]
     digits = 1 if scale == 100 else 3
     mean = f"{statistics.mean(known):.{digits}f}"
     return f"{mean} ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else mean
@@ -174,6 +220,23 @@ def _warnings(results: list[Result], by_method: dict[str, list[Result]]) -> list
     seeds = {method: frozenset(run["seed"] for run in group) for method, group in by_method.items()}
     if len(set(seeds.values())) > 1:
         found.append("Not every method has the same seeds.")
-    if sum(map(len, seeds.values())) < len(results):
-        found.append("Some method has several runs of one seed: the mean is over all of them, whatever their settings.")
+    for method, group in sorted(by_method.items()):
+        count = len(seeds[method])
+        if count < len(group):
+            found.append(
+                f"{method} has several runs of one seed ({len(group)} runs, {count} seed{'s' if count > 1 else ''}): "
+                "each seed counts once, by the mean of its runs."
+            )
+    values: dict[str, set[str]] = defaultdict(set)
+    for result in results:
+        for key, value in _settings(result).items():
+            values[key].add(value)
+    differing = [key for key in values if len(values[key]) > 1]
+    if differing:
+        # By length first, so that 2 comes before 20 and 10.
+        words = [
+            f"{_short(key, differing)} {' / '.join(sorted(values[key], key=lambda value: (len(value), value)))}"
+            for key in differing
+        ]
+        found.append(f"Trained differently: {'; '.join(words)}.")
     return ["", *found] if found else []

@@ -17,13 +17,13 @@ from mmlab.types import Batch
 
 
 class MultimodalDataModule(LightningDataModule):
-    """Loads any :class:`~mmlab.data.base.MultimodalDataset`.
+    """Loads any data set of mmlab, or one of your own.
 
     Args:
         dataset: the data set, by class name, with its own options.
         batch_size: training samples in a step, over all devices together, so that a result doesn't depend on
             their number. An incomplete last batch of an epoch is not trained on.
-        eval_batch_size: samples in an evaluation step, over all devices together; ``batch_size`` by default.
+        eval_batch_size: samples in an evaluation step, over all devices together; batch_size by default.
         workers: processes that copy bytes for each loader; 0 copies in the main process.
         seed: of the order and of all augmentation; the run's seed.
 

@@ -140,14 +140,24 @@ class Manifest(MultimodalDataset):
         Raises:
             UserError: see :meth:`splits`.
         """
+        _ = self._index  # checks the classes before hours of decoding
         for sample in self._table.samples:
             for file in sample.files.values():
                 if not file.is_file():
-                    raise UserError(f"{self._place(sample)}: there is no file {file}; correct the path or set root.")
+                    raise UserError(
+                        f"{self._place(sample)}: there is no file {file}{_looked_from(file)}; "
+                        "correct the path or set root."
+                    )
+        trained = [sample for sample in self._table.samples if sample.split == "train"]
+        for modality in self._table.modalities:
+            if not any(modality in sample.files for sample in trained):
+                raise UserError(
+                    f"{self.csv} names no {modality} file in any train row; name some or remove the column {modality}."
+                )
         size, samples = self.image_size, round(self.seconds * self.sample_rate)
         known = {"audio": ((samples,), "int16"), "image": ((3, size, size), "uint8")}
         layout = {name: known[name] for name in self._table.modalities}
-        pack(self.out, "Manifest", self._options, self._table.samples, layout, self._decode)
+        pack(self.out, "Manifest", self._options, self._table.samples, layout, self._decode, workers)
 
     def details(self) -> dict[str, object]:
         """What tells this data set from others, as plain data for the results."""
@@ -183,7 +193,7 @@ class Manifest(MultimodalDataset):
 
     @cached_property
     def _index(self) -> dict[str, int]:
-        """The index of each class name."""
+        """The index of each class name; checked."""
         used = {sample.target for sample in self._table.samples}
         names = sorted(used) if self.classes is None else self.classes
         for sample in self._table.samples:
@@ -191,6 +201,13 @@ class Manifest(MultimodalDataset):
                 raise UserError(
                     f"{self._place(sample)}: {sample.target!r} is not among the classes"
                     f"{did_you_mean(sample.target, names)}; correct the target or add it to classes."
+                )
+        trained = {sample.target for sample in self._table.samples if sample.split == "train"}
+        for sample in self._table.samples:
+            if self.classes is None and sample.target not in trained:
+                raise UserError(
+                    f"{self._place(sample)}: no train row has the class {sample.target!r}"
+                    f"{did_you_mean(sample.target, trained)}; correct the target, or list it in classes."
                 )
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
@@ -209,9 +226,15 @@ class Manifest(MultimodalDataset):
             content = self.csv.read_bytes()
             text = content.decode("utf-8-sig")
         except OSError as error:
-            raise UserError(f"{self.csv} can't be read ({error.strerror}); check the path.") from error
+            raise UserError(
+                f"{self.csv} can't be read ({error.strerror}){_looked_from(self.csv)}; check the path."
+            ) from error
         except UnicodeDecodeError as error:
             raise UserError(f"{self.csv} is no UTF-8 text ({error}); save it as a CSV file in UTF-8.") from error
+        first = text.lstrip().partition("\n")[0]
+        for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+            if mark in first and "," not in first:
+                raise UserError(f"{self.csv} separates its columns by {name}; save it with commas instead.")
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         try:
             rows = [(reader.line_num, row) for row in reader if row]
@@ -331,6 +354,11 @@ class Manifest(MultimodalDataset):
         side = self.image_size
         square = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
         return np.asarray(square).transpose(2, 0, 1)
+
+
+def _looked_from(path: Path) -> str:
+    """For the message that a file is absent: where a relative path was looked for."""
+    return "" if path.is_absolute() else f", looked for from {Path.cwd()}"
 
 
 def _truncated_wav(file: Path) -> bool:

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
@@ -30,6 +31,7 @@ from mmlab.errors import UserError
 
 FORMAT = 1
 _BLOCK = 32  # samples between two marks of progress: what a killed run loses, and what waits in memory to be written
+_SILENCE = 2.0  # seconds to wait for another process before saying so
 
 
 class BadSample(Exception):
@@ -120,11 +122,21 @@ def pack(
         UserError: if the folder holds something else or can't be written, the disk is too full, or no sample is usable.
     """
     partial = folder.with_name(folder.name + ".partial")
+    lock = FileLock(f"{folder}.lock")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(f"{folder}.lock").acquire()
+        # In a folder that refuses new files the lock would be tried for ever.
+        tempfile.TemporaryFile(dir=folder.parent).close()
+        Path(lock.lock_file).touch()
+        try:
+            held = lock.acquire(timeout=_SILENCE)
+        except Timeout:
+            print(f"waiting for another process that packs {folder}", flush=True)
+            held = lock.acquire()
     except OSError as error:
-        raise UserError(f"{folder} can't be written ({error}); choose a folder that you may write to.") from error
+        raise UserError(
+            f"{folder} can't be written ({error.strerror or error}); choose a folder that you may write to."
+        ) from error
     # Several processes of one run may come here at once: one packs, the others wait and find it done.
     with held:
         fingerprint = _fingerprint(dataset, options, samples, layout)

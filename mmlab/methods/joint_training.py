@@ -30,12 +30,12 @@ class JointTraining(Method):
     """One loss on one fused decision.
 
     Args:
-        spec: see :class:`~mmlab.methods.base.Method`.
-        fusion: the head; ``film`` and ``gated`` condition the other modalities on the first.
-        backbone: see :class:`~mmlab.methods.base.Method`.
-        backbones: likewise.
-        optimizer: likewise.
-        scheduler: likewise.
+        spec: the data set's description as plain data; the command line fills it in.
+        fusion: the head; film and gated condition the other modalities on the first.
+        backbone: what encodes each modality: small_conv, a timm model's name, an import path, or its fields.
+        backbones: overrides for single modalities, by name; the others keep the backbone above.
+        optimizer: makes the optimiser from the parameters that train.
+        scheduler: makes the schedule from the optimiser; stepped once an epoch; none by default.
 
     Raises:
         UserError: if the data set has only one modality.

@@ -29,13 +29,13 @@ class LateFusion(Method):
     """Static late fusion with unimodal cross-entropies.
 
     Args:
-        spec: see :class:`~mmlab.methods.base.Method`.
+        spec: the data set's description as plain data; the command line fills it in.
         weights: fusion weights in the order of the modalities, scaled to sum 1; all equal unless given.
         unimodal_weights: weights u_m of the unimodal cross-entropies; all 1 unless given.
-        backbone: see :class:`~mmlab.methods.base.Method`.
-        backbones: likewise.
-        optimizer: likewise.
-        scheduler: likewise.
+        backbone: what encodes each modality: small_conv, a timm model's name, an import path, or its fields.
+        backbones: overrides for single modalities, by name; the others keep the backbone above.
+        optimizer: makes the optimiser from the parameters that train.
+        scheduler: makes the schedule from the optimiser; stepped once an epoch; none by default.
 
     Raises:
         UserError: if the data set has only one modality, or weights don't fit it.

@@ -34,20 +34,20 @@ class MNL(Method):
     probability among those that beat it; a missing one neither guides nor is guided (both ours).
 
     Args:
-        spec: see :class:`~mmlab.methods.base.Method`.
+        spec: the data set's description as plain data; the command line fills it in.
         variant: the objective of the official code or of the paper.
         lam: strength of the guidance; 0.7 belongs to the official variant, whose guidance is divided by C.
         warmup_epochs: epochs without guidance.
-        guidance_rule: who guides: ``dynamic`` (target probability and margin), ``confidence`` (target probability
-            only), ``prior`` (one modality, always), ``off`` (plain late fusion).
-        guidance_scope: guided classes; ``all`` is an ablation that includes the target.
-        prior_guide: the guide of the rule ``prior``; the first modality unless given.
+        guidance_rule: who guides: dynamic (target probability and margin), confidence (target probability only),
+            prior (one modality, always), off (plain late fusion).
+        guidance_scope: guided classes; all is an ablation that includes the target.
+        prior_guide: the guide of the rule prior; the first modality unless given.
         weights: fusion weights in the order of the modalities, scaled to sum 1; all equal unless given.
         unimodal_weights: weights u_m of the unimodal cross-entropies; all 1 unless given.
-        backbone: see :class:`~mmlab.methods.base.Method`.
-        backbones: likewise.
-        optimizer: likewise.
-        scheduler: likewise.
+        backbone: what encodes each modality: small_conv, a timm model's name, an import path, or its fields.
+        backbones: overrides for single modalities, by name; the others keep the backbone above.
+        optimizer: makes the optimiser from the parameters that train.
+        scheduler: makes the schedule from the optimiser; stepped once an epoch; none by default.
 
     Raises:
         UserError: if the data set has only one modality, or an option doesn't fit.

@@ -7,7 +7,7 @@ Loss, averaged over the samples that have the modality m:
 
     L = CE(W f_m(x_m) + b, y)
 
-A sample without the modality is classified from the zeros in its place, that is by chance.
+A sample without the modality is classified from the zeros in its place: all such get the same constant decision.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Unimodal(Method):
     """One modality alone.
 
     Args:
-        spec: see :class:`~mmlab.methods.base.Method`.
+        spec: the data set's description as plain data; the command line fills it in.
         modality: the name of the one that is used.
-        backbone: see :class:`~mmlab.methods.base.Method`.
-        backbones: likewise.
-        optimizer: likewise.
-        scheduler: likewise.
+        backbone: what encodes each modality: small_conv, a timm model's name, an import path, or its fields.
+        backbones: overrides for single modalities, by name; the others keep the backbone above.
+        optimizer: makes the optimiser from the parameters that train.
+        scheduler: makes the schedule from the optimiser; stepped once an epoch; none by default.
 
     Raises:
         UserError: if the data set has no such modality.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 import os
 import shutil
 import subprocess
@@ -76,6 +78,11 @@ def assert_one_sentence(err: str, *words: str) -> None:
         (MNL + "--model.optimizer SGDD", ["no class 'SGDD'", "did you mean 'SGD'?"]),
         (MNL + "--model.optimizer SGD --model.optimizer.lrr 1", ["SGD has no option 'lrr'", "did you mean 'lr'?"]),
         (MNL + "--model.scheduler StepLR", ["--model.scheduler.step_size is missing"]),
+        ("fit --model.help Nope", ["--model.help: there is no class 'Nope'", "JointTraining"]),
+        ("fit --data.dataset.help AVdigits", ["--data.dataset.help", "did you mean 'AVDigits'?", "Keypad"]),
+        ("fit --model.lam 3 {tiny}", ["--model has options but no class", "--model MNL"]),
+        ("fit --config .", ["--config . is a folder"]),
+        ("fit --model my_module.py {tiny}", ["my_module.py is a file", "my_module.MyMethod"]),
         ("fit --model MNLL {tiny}", ["no class 'MNLL'", "did you mean 'MNL'?", "JointTraining"]),
         ("fit --model nowhere.Method {tiny}", ["no module 'nowhere'"]),
         ("fit --model own_methods.WithDropuot {tiny}", ["no class 'WithDropuot'", "did you mean 'WithDropout'?"]),
@@ -121,11 +128,53 @@ def test_a_wrong_command_line(mmlab, tiny: str, line: str, words: list[str]) -> 
         ),
         ("model:\n  class_path: MNL\n  init_args:\n    spec: {}\n", ["sets model.init_args.spec", "take it out"]),
         ("model: MNL\ndata:\n  seed: 3\n", ["sets data.seed", "take it out"]),
+        ("model: {lam: 1}\n", ["--model has options but no class", "class_path"]),
+        ("model: MNL\nseed: 1\nmodel: LateFusion\n", ["line 3", "'model' is set twice"]),
+        ("model:\n  class_path: MNL\n  init_args:\n    lam: 1\n    lam: 2\n", ["line 5", "'lam' is set twice"]),
     ],
 )
 def test_a_wrong_config_file(mmlab, text: str, words: list[str]) -> None:
     Path("own.yaml").write_text(text)
     assert_one_sentence(mmlab("fit --config own.yaml --data.dataset Keypad", code=2), "own.yaml", *words)
+
+
+def test_a_config_file_that_is_not_text(mmlab) -> None:
+    Path("picture.png").write_bytes(b"\x89PNG\xff")
+    assert_one_sentence(mmlab("fit --config picture.png", code=2), "picture.png is not a text file")
+
+
+METHOD = "from mmlab.methods.base import Method\n\n\n"
+INIT = "    def __init__(self, {}) -> None:\n        pass\n"
+
+
+@pytest.mark.parametrize("how", ["flag", "file"])
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("syntax", METHOD + "class MyMethod(Method:\n    pass\n", ["line 4: "]),
+        ("imports", METHOD + "\n\nimport nothere\n", ["line 6: No module named 'nothere'"]),
+        ("attribute", "import math\n\nmath.nothere\n", ["line 3: ", "no attribute 'nothere'"]),
+        ("value", "int('x')\n", ["line 1: ValueError", "'x'"]),
+        ("plain", "class MyMethod:\n    pass\n", ["line 1: MyMethod is not a method", "mmlab.methods.base.Method"]),
+        ("function", "def MyMethod(spec):\n    pass\n", ["is not a class"]),
+        (
+            "abstract",
+            METHOD + "class MyMethod(Method):\n" + INIT.format("spec"),
+            ["line 4", "lacks forward and losses"],
+        ),
+        (
+            "argument",
+            METHOD + "class MyMethod(Method):\n" + INIT.format("width") + "    forward = losses = print\n",
+            ["line 4", "is 'width'", "must be `spec"],
+        ),
+    ],
+)
+def test_a_wrong_method_of_ones_own(mmlab, tiny: str, name: str, text: str, words: list[str], how: str) -> None:
+    module = f"wrong_{name}_by_{how}"  # not the module that another case imported
+    Path(f"{module}.py").write_text(text)
+    Path("own.yaml").write_text(f"model:\n  class_path: {module}.MyMethod\n")
+    line = f"fit --model {module}.MyMethod {tiny}" if how == "flag" else "fit --config own.yaml --data.dataset Keypad"
+    assert_one_sentence(mmlab(line, code=2), module, *words)
 
 
 def test_a_misspelt_config_file_is_guessed(mmlab) -> None:
@@ -177,7 +226,7 @@ def test_a_wrong_manifest(mmlab, table: str, flags: str, words: list[str]) -> No
 def test_an_unreadable_file_of_a_manifest(mmlab) -> None:
     np.save("tone.npy", np.ones(4000, np.int16))
     Path("broken.wav").write_bytes(b"RIFF and no more")
-    Path("own.csv").write_text("id,split,target,audio,image\n" + ROWS + "t,test,cat,broken.wav,\n")
+    Path("own.csv").write_text("id,split,target,audio\n" + ROWS.replace(",\n", "\n") + "t,test,cat,broken.wav\n")
     err = mmlab("prepare Manifest --csv own.csv", code=2)  # the progress bar is on standard error too
     assert_one_sentence(err.splitlines()[-1], "own.csv, line 12", "broken.wav", "replace the file")
 
@@ -271,7 +320,7 @@ def test_an_option_that_the_trainer_refuses_leaves_no_folder_behind(mmlab, tiny:
 def test_a_loss_that_is_not_a_number(mmlab, tiny: str) -> None:
     line = f"fit --model own_methods.WithDropout {tiny} --wandb.mode off --trainer.max_epochs 3 --run_dir run"
     err = mmlab(f"{line} --model.nan_at 8", code=2)
-    assert_one_sentence(err, "at step 8 (epoch 1, samples train-", "gradient_clip_val")
+    assert_one_sentence(err, "at step 8 (epoch 2, samples train-", "gradient_clip_val")
     last = torch.load("run/checkpoints/last.ckpt", weights_only=True)
     assert (last["global_step"], last["epoch"]) == (6, 0)
     assert all(tensor.isfinite().all() for tensor in last["state_dict"].values())
@@ -280,6 +329,11 @@ def test_a_loss_that_is_not_a_number(mmlab, tiny: str) -> None:
     order = np.random.default_rng((0, 1)).permutation(96)[2 * 16 : 3 * 16]
     named = err.split("samples ")[1].split(")")[0].removesuffix(", ...").split(", ")
     assert named == [f"train-{position:05d}" for position in order[:8]]
+
+
+def test_retries_of_a_download_are_not_told() -> None:
+    importlib.import_module("mmlab.backbones.timm")
+    assert not logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING)
 
 
 @pytest.mark.slow

@@ -8,9 +8,14 @@ import pkgutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonargparse import ArgumentParser
 
 import mmlab.data
 import mmlab.methods
+from mmlab.cli.parser import build_parser, parse
 from mmlab.data.base import MultimodalDataset
 from mmlab.methods.base import Method
 
@@ -85,3 +90,65 @@ def test_a_backbone_that_is_listed_can_be_used(mmlab) -> None:
     out = mmlab("list backbones")
     assert "small_conv" in out
     assert "any timm model" in out
+
+
+def test_list_helps(mmlab) -> None:
+    assert mmlab("list --help").startswith("usage: mmlab list [methods] [datasets]")
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("fit", ["--resume"]),
+        ("validate", ["--run"]),
+        ("test", ["--run"]),
+        ("predict", ["--run", "--split", "--out"]),
+    ],
+)
+def test_help_names_a_commands_own_flags(command: str, flags: list[str]) -> None:
+    assert all(f"{flag} " in build_parser(command).description for flag in flags)
+
+
+def test_the_help_of_a_method_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    for method in ("MNL", "LateFusion", "JointTraining", "Unimodal"):
+        with pytest.raises(SystemExit):
+            parse(build_parser("fit"), ["--model.help", method])
+        out = capsys.readouterr().out
+        assert "--model.optimizer" in out
+        for absent in ("--model.spec", "likewise", ":class:", "``"):
+            assert absent not in out
+
+
+COUNTS = ["limit_train_batches", "limit_test_batches", "overfit_batches", "val_check_interval"]
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("how", ["flag", "file", "saved"])
+@pytest.mark.parametrize("written", ["1", "1.0"])
+def test_one_batch_is_not_all_batches(tmp_path: Path, name: str, how: str, written: str) -> None:
+    parser = build_parser("fit")
+    words = ["--model", "MNL", "--data.dataset", "Keypad"]
+    file = tmp_path / "own.yaml"
+    if how == "flag":
+        config = parse(parser, [*words, f"--trainer.{name}", written])
+    else:
+        file.write_text(f"trainer:\n  {name}: {written}\n")
+        config = parse(parser, ["--config", str(file), *words])
+    if how == "saved":
+        file.write_text(parser.dump(config, skip_unset=False))
+        config = parse(build_parser("fit"), ["--config", str(file)])
+    assert repr(config.trainer[name]) == written
+
+
+def test_counts_stay_counts_whatever_the_order_of_the_union(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FloatFirst(ArgumentParser):
+        def add_class_arguments(self, *given: Any, **options: Any) -> list[str]:
+            added = super().add_class_arguments(*given, **options)
+            for action in self._actions:
+                if action.dest == "trainer.limit_test_batches":
+                    action._typehint = float | int | None
+            return added
+
+    monkeypatch.setattr("mmlab.cli.parser.ArgumentParser", FloatFirst)
+    words = ["--model", "MNL", "--data.dataset", "Keypad", "--trainer.limit_test_batches", "1"]
+    assert repr(parse(build_parser("fit"), words).trainer.limit_test_batches) == "1"

@@ -139,3 +139,61 @@ def test_runs_of_one_method_with_other_options_are_rows_of_their_own(tmp_path: P
             write(tmp_path / variant / str(seed), content)
     lines = table(read_results([tmp_path]), "test", "acc").splitlines()
     assert [line.split(" | ")[0] for line in lines[4:6]] == ["| MNL (variant official)", "| MNL (variant paper)"]
+
+
+def config(batch_size: int = 64, workers: int = 0, root: str | None = None, **trainer: object) -> dict:
+    dataset = {"class_path": "mmlab.data.avdigits.AVDigits", "init_args": {"root": root, "variant": "hard"}}
+    data = {"dataset": dataset, "batch_size": batch_size, "workers": workers}
+    return {"patience": 8, "data": data, "trainer": {"max_epochs": 20, "precision": None, "logger": None} | trainer}
+
+
+def rows(results: list[dict]) -> list[str]:
+    return [line.split(" | ")[0][2:] for line in table(results, "test", "acc").splitlines()[4:] if line[:1] == "|"]
+
+
+def test_runs_of_one_method_with_other_settings_are_rows_of_their_own() -> None:
+    assert rows([result(config=config()), result(config=config(32))]) == ["MNL (batch_size 32)", "MNL (batch_size 64)"]
+    longer = [result(config=config()), result(config=config(max_epochs=2) | {"patience": 0})]
+    assert rows(longer) == ["MNL (max_epochs 2, patience 0)", "MNL (max_epochs 20, patience 8)"]
+    variant = config()
+    variant["data"]["dataset"]["init_args"]["variant"] = "clean"
+    assert rows([result(config=config()), result(config=variant)]) == ["MNL (variant clean)", "MNL (variant hard)"]
+
+
+def test_what_does_not_change_the_training_makes_no_row() -> None:
+    same = [result(config=config()), result(seed=1, config=config(workers=4, root="elsewhere", logger=True))]
+    assert rows(same) == ["MNL"]
+    assert "Trained differently" not in table(same, "test", "acc")
+
+
+def test_results_without_their_config_stay_one_row() -> None:
+    older = [result(seed=0), result(seed=1), result(seed=2, config=None)]
+    assert rows(older) == ["MNL"]
+    assert rows([*older, result(config=config()), result(config=config(32))])[0] == "MNL"
+
+
+def test_methods_that_were_trained_differently_are_named() -> None:
+    lines = table([result(config=config()), result("LateFusion", config=config(max_epochs=2))], "test", "acc")
+    assert "| MNL | 1 |" in lines
+    assert lines.splitlines()[-1] == "Trained differently: max_epochs 2 / 20."
+
+
+def test_several_runs_of_one_seed_count_once() -> None:
+    one = table([result(acc=0.2), result(acc=0.4)], "test", "acc")
+    assert "| MNL | 1 | 30.0 | 15.0 | 25.0 |" in one
+    assert "MNL has several runs of one seed (2 runs, 1 seed)" in one
+    two = table([result(acc=0.2), result(acc=0.4), result(seed=1, acc=0.5)], "test", "acc")
+    assert "| MNL | 2 | 40.0 ± 14.1 |" in two
+    assert "MNL has several runs of one seed (3 runs, 2 seeds)" in two
+
+
+def test_one_modality_alone_fuses_nothing() -> None:
+    alone = result("Unimodal", test={"acc": 0.5, "acc_audio": 0.5, "loss": 1.5})
+    assert "| Unimodal | 1 | – | 50.0 | – |" in table([alone], "test", "acc")
+    assert "| Unimodal | 1 | 1.500 | – | – |" in table([alone], "test", "loss")
+
+
+def test_the_help_is_for_people(capsys) -> None:
+    with pytest.raises(SystemExit):
+        print_table(["--help"])
+    assert "Raises" not in capsys.readouterr().out

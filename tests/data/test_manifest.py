@@ -6,6 +6,7 @@ import soundfile
 import torch
 from PIL import Image
 
+from mmlab.data import manifest
 from mmlab.data.manifest import Manifest
 from mmlab.errors import UserError
 
@@ -208,3 +209,60 @@ def test_options_are_checked(table: Path) -> None:
         Manifest(csv=str(table), image_size=0)
     with pytest.raises(UserError, match="between 0 and 1"):
         Manifest(csv=str(table), validation_share=1.0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "classes", "message"),
+    [
+        (",cat,", ",dog,", None, "has 1 class"),
+        ("s0,", "s0,", ["cat", "newt"], "'dog' is not among the classes"),
+        ("s13,test,dog", "s13,test,dgo", None, r"line 15: no train row has the class 'dgo' \(did you mean 'dog'\?\)"),
+    ],
+)
+def test_the_classes_are_checked_before_anything_is_packed(
+    table: Path, old: str, new: str, classes: list[str] | None, message: str
+) -> None:
+    table.write_text(table.read_text().replace(old, new))
+    with pytest.raises(UserError, match=message):
+        Manifest(csv=str(table), classes=classes, **SMALL).prepare()  # type: ignore[arg-type]
+    assert not table.with_name("t.csv.packed").exists()
+
+
+def test_a_class_without_training_rows_may_be_listed(table: Path) -> None:
+    table.write_text(table.read_text().replace("s13,test,dog", "s13,test,newt"))
+    data = Manifest(csv=str(table), classes=["cat", "dog", "newt"], **SMALL)  # type: ignore[arg-type]
+    assert data.splits()["test"].targets.tolist() == [1, 0, 0, 2]
+
+
+@pytest.mark.parametrize(("mark", "name"), [(";", "semicolons"), ("\t", "tabs")])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_other_separators_are_named(table: Path, mark: str, name: str, quote: str) -> None:
+    table.write_text(table.read_text().replace(",", f"{quote}{mark}{quote}"))
+    with pytest.raises(UserError, match=f"separates its columns by {name}; save it with commas"):
+        Manifest(csv=str(table), **SMALL).prepare()  # type: ignore[arg-type]
+
+
+def test_a_modality_that_no_training_sample_has_is_named(table: Path) -> None:
+    lines = table.read_text().splitlines()
+    lines = [line.rpartition(",")[0] + "," if ",train," in line else line for line in lines]
+    table.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match="no image file in any train row; name some or remove the column image"):
+        Manifest(csv=str(table), **SMALL).prepare()  # type: ignore[arg-type]
+
+
+def test_the_workers_reach_the_packing(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(manifest, "pack", lambda *given: seen.extend(given))
+    Manifest(csv=str(table), **SMALL).prepare(3)  # type: ignore[arg-type]
+    assert seen[-1] == 3
+
+
+def test_where_a_relative_path_was_looked_for_is_said(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(table.parent)
+    with pytest.raises(UserError) as caught:
+        Manifest(csv="none.csv").prepare()
+    assert f"looked for from {table.parent}; check the path" in str(caught.value)
+    (table.parent / "a.png").unlink()
+    with pytest.raises(UserError) as caught:
+        Manifest(csv="t.csv", **SMALL).prepare()  # type: ignore[arg-type]
+    assert f"there is no file a.png, looked for from {table.parent}; correct" in str(caught.value)

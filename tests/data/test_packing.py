@@ -1,10 +1,12 @@
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from filelock import FileLock
 
+from mmlab.data import packing
 from mmlab.data.packing import BadSample, Sample, open_packed, pack, packed_options
 from mmlab.errors import UserError
 
@@ -230,3 +232,32 @@ def test_damage_is_named(tmp_path: Path, damage: str) -> None:
         expected = "packed in another format"
     with pytest.raises(UserError, match=expected):
         open_packed(folder, "mmlab prepare Toy")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that refuses new files even to root")
+@pytest.mark.timeout(20)
+def test_a_folder_that_refuses_new_files_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"/proc/x can't be written .*choose a folder"):
+        pack(Path("/proc/x"), "Toy", {}, write_raw(tmp_path / "raw", 1), LAYOUT, decode)
+
+
+@pytest.mark.timeout(60)
+def test_waiting_for_another_process_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    waits = threading.Event()
+
+    def heard(text: str, **_: object) -> None:
+        said.append(text)
+        waits.set()
+
+    monkeypatch.setattr(packing, "_SILENCE", 0.1)
+    monkeypatch.setattr(packing, "print", heard, raising=False)
+    samples = write_raw(tmp_path / "raw", 1)
+    waiter = threading.Thread(target=pack, args=(tmp_path / "p", "Toy", {}, samples, LAYOUT, decode), daemon=True)
+    with FileLock(tmp_path / "p.lock"):
+        waiter.start()
+        assert waits.wait(20)
+        assert not (tmp_path / "p").exists()
+    waiter.join()
+    assert said[0] == f"waiting for another process that packs {tmp_path / 'p'}"
+    assert (tmp_path / "p" / "pack.json").exists()

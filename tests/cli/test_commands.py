@@ -48,8 +48,8 @@ def test_the_columns_of_metrics_csv(finished: Path) -> None:
         *(f"val/{name}" for name in SCORES),
     }
     assert [(row["stage"], row["epoch"], row["step"]) for row in (first, second)] == [
-        ("fit", "0", "5"),
-        ("fit", "1", "11"),
+        ("fit", "1", "5"),
+        ("fit", "2", "11"),
     ]
     assert all(cell != "" for row in (first, second) for cell in row.values())
     assert float(second["train/loss"]) < float(first["train/loss"])

@@ -33,9 +33,21 @@ def check_configs(words: list[str]) -> None:
             raise UserError(f"{file} is not a text file: give --config a YAML file.") from None
         except (OSError, yaml.YAMLError):
             continue  # the parser says what is wrong with it
+        content = _load(file)
         for key in (("model", "spec"), ("model", "init_args", "spec"), ("data", "seed")):
-            if _get(_load(file), *key) is not None:
+            if _get(content, *key) is not None:
                 raise UserError(f"{file} sets {'.'.join(key)}: take it out, it follows from the data set and the seed.")
+
+
+def check_linked_flags(words: list[str]) -> None:
+    """Refuses a flag that sets what is linked: the data set says the spec, and would overwrite it without a word.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    for word in words:
+        if word.startswith(("--model.spec", "--model.init_args.spec", "--data.seed")):
+            raise UserError(f"{word.split('=')[0]} can't be set: it follows from the data set and --seed.")
 
 
 def check_model(words: list[str]) -> None:

@@ -18,7 +18,7 @@ from lightning.pytorch import Trainer
 
 import mmlab.data
 import mmlab.methods
-from mmlab.cli.checks import check_configs, check_model
+from mmlab.cli.checks import check_configs, check_linked_flags, check_model
 from mmlab.cli.messages import explain
 from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.errors import UserError
@@ -96,7 +96,7 @@ def parse(parser: ArgumentParser, words: list[str]) -> Namespace:
         UserError: for a wrong key, class, path or value.
         SystemExit: after ``--help`` and the like.
     """
-    _refuse_linked(words)
+    check_linked_flags(words)
     check_configs(words)
     check_model(words)
     errors, out = io.StringIO(), io.StringIO()
@@ -133,13 +133,6 @@ def _with_names(parser: ArgumentParser, words: list[str]) -> list[str]:
     first = next(number for number, word in enumerate(words) if _BACKBONE_FIELD.match(word))
     names = [f"--model.{key}.name={name}" for key, name in named if isinstance(name, str)]
     return [*words[:first], *names, *words[first:]]
-
-
-def _refuse_linked(words: list[str]) -> None:
-    """The data set says the spec: a value of one's own would be overwritten without a word."""
-    for word in words:
-        if word.startswith(("--model.spec", "--model.init_args.spec", "--data.seed")):
-            raise UserError(f"{word.split('=')[0]} can't be set: it follows from the data set and --seed.")
 
 
 def _counts_stay_counts(hint: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
@@ -27,7 +28,7 @@ from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.errors import UserError
 from mmlab.methods.base import Method
 from mmlab.runs.callbacks import WholeFiles
-from mmlab.runs.fit import Plan, copies, evaluate, fit, load_weights, partial, selected_checkpoint
+from mmlab.runs.fit import Plan, evaluate, fit, load_weights, partial, selected_checkpoint
 from mmlab.runs.folder import RunFolder, read_json, write_json, write_text
 from mmlab.runs.predictions import write_predictions
 from mmlab.runs.tracking import begin_wandb, finish_wandb
@@ -225,7 +226,8 @@ def _trainer_maker(configured: dict[str, Any], folder: RunFolder) -> Callable[..
     def make(callbacks: list[Callback], loggers: list[Logger], epochs: int | None) -> Trainer:
         options = dict(configured)
         options |= {
-            "callbacks": [*copies(own if callbacks else _without_selection(own)), *callbacks],
+            # Copies: each stage is a fit of its own, with counters of its own.
+            "callbacks": [*copy.deepcopy(own if callbacks else _without_selection(own)), *callbacks],
             "plugins": [*_as_list(configured["plugins"]), WholeFiles()],
             "logger": [*loggers, *own_loggers] if loggers else False,
             "default_root_dir": str(folder.path),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import textwrap
 import time
@@ -111,8 +110,11 @@ def evaluate(trainer: Trainer, method: Method, data: MultimodalDataModule, split
     return {key.removeprefix(f"{split}/"): round(value, 6) for key, value in values.items()}
 
 
-def load_weights(method: Method, path: Path) -> None:
+def load_weights(method: Method, path: Path) -> dict[str, Any]:
     """Loads a checkpoint's weights and memory into a method; nothing in the file is executed.
+
+    Returns:
+        The whole checkpoint.
 
     Raises:
         UserError: if the file is absent, damaged, refused by the restricted loader, or of another model.
@@ -135,6 +137,7 @@ def load_weights(method: Method, path: Path) -> None:
     except (RuntimeError, TypeError, AttributeError) as error:
         detail = textwrap.shorten(" ".join(str(error).split()), 240, placeholder=" ...")
         raise UserError(f"the checkpoint {path} belongs to another model than the config builds: {detail}") from None
+    return dict(checkpoint)
 
 
 def selected_checkpoint(folder: RunFolder, method: Method) -> Path:
@@ -162,8 +165,8 @@ def _fit_stage(
     resumed = plan.resume and last.is_file()
     epochs = stage.epochs
     if resumed:
-        load_weights(method, last)  # says in a sentence what the Trainer would say in a traceback
-        epochs = _epochs_if_stopped_early(last) or epochs
+        # Says in a sentence what the Trainer would say in a traceback.
+        epochs = _epochs_if_stopped_early(load_weights(method, last)) or epochs
     trainer = plan.make_trainer(callbacks, loggers, epochs)
     torch.cuda.reset_peak_memory_stats() if torch.cuda.is_available() else None
     with _sentences():
@@ -225,9 +228,8 @@ def _last(checkpoints: Path, every: int) -> list[MovableCheckpoint]:
     return [at_epochs, within] if every else [at_epochs]
 
 
-def _epochs_if_stopped_early(last: Path) -> int | None:
+def _epochs_if_stopped_early(checkpoint: dict[str, Any]) -> int | None:
     """How many epochs a stage had when its patience ended; None if it didn't."""
-    checkpoint = torch.load(last, map_location="cpu", weights_only=True)
     stopped = any(state.get("stopped_epoch") for state in checkpoint["callbacks"].values())
     return int(checkpoint["epoch"]) + 1 if stopped else None
 
@@ -245,8 +247,3 @@ def _finish(plan: Plan, result: dict[str, Any], method: Method) -> None:
     title = f"{result['method']} on {result['dataset']}, seed {plan.seed}"
     draw_curves(plan.folder.metrics, plan.folder.curves, method.spec.task.monitor, title)
     write_json(plan.folder.result, result)
-
-
-def copies(callbacks: list[Callback]) -> list[Callback]:
-    """Fresh copies of a person's callbacks: each stage is a fit of its own, with counters of its own."""
-    return copy.deepcopy(callbacks)

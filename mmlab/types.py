@@ -31,11 +31,16 @@ class Modality:
         name: how data sets, methods and results call it (``audio``, ``image``, ...).
         kind: what it is; a backbone reads from this how the shape is meant.
         shape: what an encoder sees for one sample, without the batch: ``audio`` (1, F, T), ``image``, ``depth``
-            (channels, H, W), ``frames``, ``flow`` (channels, T, H, W), ``sequence`` (T, D), ``vector`` (D,).
+            (channels, H, W), ``frames``, ``flow`` (channels, T, H, W), ``sequence`` (T, D), ``vector`` (D,), ``text``
+            (2, L) whole numbers: tokens, 0 for padding, and below each the number of its word from 1, 0 for
+            tokens that belong to none. A batch of text is only as long as its longest sample.
         mean: of the raw values, one number or one for each channel.
         std: likewise.
         low: the smallest raw value there can be; None where there is no bound.
-        high: the largest.
+        high: the largest; of text, the last token of the vocabulary.
+        noise: standard deviation of Gaussian noise for each unit of severity, in raw units; None for what is usual
+            for its kind.
+        blank: of text, the token that stands in place of a word that is blanked.
     """
 
     name: str
@@ -45,6 +50,8 @@ class Modality:
     std: tuple[float, ...] = (1.0,)
     low: float | None = None
     high: float | None = None
+    noise: float | None = None
+    blank: int | None = None
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ class Split(Dataset[Batch]):
         rows: (N,) int64, the sample's row in each array; several splits share the same arrays.
         arrays: by modality, (rows, ...) in the raw type.
         present: (N, M) bool, in the order of the modalities.
+        padded: modalities whose arrays end in zeros along the last axis; a batch keeps what its longest sample needs.
     """
 
     ids: Sequence[str]
@@ -52,6 +53,7 @@ class Split(Dataset[Batch]):
     rows: np.ndarray
     arrays: dict[str, np.ndarray]
     present: np.ndarray
+    padded: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,6 +68,9 @@ class Split(Dataset[Batch]):
         for name, array in self.arrays.items():
             block = np.empty((len(rows), *array.shape[1:]), array.dtype)
             block[order] = array[rows[order]]
+            if name in self.padded:
+                used = np.flatnonzero(block.any(axis=tuple(range(block.ndim - 1))))
+                block = block[..., : used[-1] + 1 if len(used) else 1]
             inputs[name] = torch.from_numpy(block)
         return Batch(
             inputs=inputs,

@@ -1,4 +1,4 @@
-"""Late fusion with fixed weights: each modality has its own classifier, their logits are summed with weights."""
+"""Late fusion with fixed weights."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmlab.errors import UserError
-from mmlab.fusion.several import require_several
+from mmlab.fusion.late import LateDecision, WeightedFusion, fuse
 
 
 def static_weights(given: Sequence[float] | None, names: Sequence[str]) -> Tensor:
@@ -50,22 +50,8 @@ def present_weights(weights: Tensor, present: Tensor) -> Tensor:
     return kept / kept.sum(dim=1, keepdim=True)
 
 
-def fuse(logits: Tensor, weights: Tensor) -> Tensor:
-    """The weighted sum over modalities.
-
-    Args:
-        logits: (M, B, C).
-        weights: (B, M).
-
-    Returns:
-        (B, C), in float32 at least: sums in half precision make ties.
-    """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return (weights.T[..., None].to(logits.dtype) * logits).sum(dim=0)
-
-
-class StaticLateFusion(nn.Module):
-    """A linear classifier for each modality and the weighted sum of their logits.
+class StaticLateFusion(WeightedFusion):
+    """The sum of the modalities' logits with fixed weights, renormalised over those that a sample has.
 
     Args:
         widths: each modality's feature width, in the data set's order.
@@ -79,27 +65,13 @@ class StaticLateFusion(nn.Module):
     weights: Tensor
 
     def __init__(self, widths: Mapping[str, int], outputs: int, weights: Sequence[float] | None) -> None:
-        super().__init__()
-        require_several(widths)
-        self.heads = nn.ModuleList(nn.Linear(width, outputs) for width in widths.values())
+        super().__init__(widths, outputs)
         # Not saved: it follows from the constructor's arguments.
         self.register_buffer("weights", static_weights(weights, list(widths)).float(), persistent=False)
 
-    def forward(self, features: Mapping[str, Tensor], present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Classifies.
-
-        Args:
-            features: (B, D) by modality, in the order of ``widths``.
-            present: (B, M) bool, at least one true in each row.
-
-        Returns:
-            Fused logits (B, C), unimodal logits (M, B, C) and weights (B, M).
-        """
-        inputs = list(features.values())
-        # The heads are tiny, and logits rounded to half precision would tie where methods compare modalities.
-        with torch.autocast(inputs[0].device.type, enabled=False):
-            precision = next(self.heads.parameters()).dtype
-            each = [head(feature.to(precision)) for head, feature in zip(self.heads, inputs, strict=True)]
-            unimodal = torch.stack(each)
-            weights = present_weights(self.weights, present)
-            return fuse(unimodal, weights), unimodal, weights
+    def decide(
+        self, unimodal: Tensor, features: Sequence[Tensor], present: Tensor, calibrate: bool = False
+    ) -> LateDecision:
+        """The same weights for every sample that has all modalities."""
+        weights = present_weights(self.weights, present)
+        return LateDecision(fuse(unimodal, weights), unimodal, weights)

@@ -177,16 +177,27 @@ class Method(LightningModule, ABC):
         if metric in self.trainer.callback_metrics:
             self._plateau.step(self.trainer.callback_metrics[metric].item())
 
-    def gathered(self, rows: Tensor) -> Tensor:
-        """The rows of all processes, (W * B, ...), without gradient; what one process has where there is but one.
+    def gathered(self, rows: Tensor, gradient: bool = False) -> Tensor:
+        """The rows of all processes, (W * B, ...), in the order of one process's batch.
 
         A memory by sample must be written from these, ``self.memory[self.gathered(batch.index)] = ...``: every
-        process must hold the same memory, since the first one's is what a checkpoint keeps.
+        process must hold the same memory, since the first one's is what a checkpoint keeps. A loss that compares
+        samples of the batch takes them with their gradient: computed by every process, it then is one process's.
 
         Args:
             rows: (B, ...), as many on every process.
+            gradient: whether gradient flows back to the processes that the rows came from.
         """
-        return cast(Tensor, self.all_gather(rows.detach())).reshape(-1, *rows.shape[1:])
+        rows = rows if gradient else rows.detach()
+        if self._trainer is None or self.trainer.world_size == 1:
+            return rows
+        every = cast(Tensor, self.all_gather(rows, sync_grads=gradient))
+        return every.transpose(0, 1).flatten(0, 1)  # the samples of a batch are dealt out in turn
+
+    @property
+    def selecting(self) -> bool:
+        """Whether this is a pass over the validation split, by whose metrics the checkpoint is selected."""
+        return self._trainer is not None and (self.trainer.validating or self.trainer.sanity_checking)
 
     def draws(self, batch: Batch) -> Draws:
         """Random draws for a batch: functions of the seed, the epoch and each sample, on any number of devices."""

@@ -16,16 +16,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mmlab.backbones.config import NO_OVERRIDES, Backbones, Choice, widths
 from mmlab.fusion.static import StaticLateFusion
-from mmlab.losses.late_fusion import late_fusion_losses, weights_of_unimodal
-from mmlab.methods.base import Method, OptimizerFactory, SchedulerFactory
-from mmlab.types import Batch, Classification, Prediction, Regression
+from mmlab.methods.base import OptimizerFactory, SchedulerFactory
+from mmlab.methods.late import LateFusionMethod
+from mmlab.types import Classification, Regression
 
 
-class LateFusion(Method):
+class LateFusion(LateFusionMethod):
     """Static late fusion with unimodal cross-entropies.
 
     Args:
@@ -41,8 +40,6 @@ class LateFusion(Method):
         UserError: if the data set has only one modality, or weights don't fit it.
     """
 
-    unimodal_weights: Tensor
-
     tasks = (Classification, Regression)
 
     def __init__(
@@ -55,24 +52,5 @@ class LateFusion(Method):
         optimizer: OptimizerFactory = lambda p: torch.optim.Adam(p, lr=1e-3),
         scheduler: SchedulerFactory | None = None,
     ) -> None:
-        super().__init__(spec, backbone, backbones, optimizer, scheduler)
+        super().__init__(spec, unimodal_weights, backbone, backbones, optimizer, scheduler)
         self.fusion = StaticLateFusion(widths(self.encoders), self.spec.task.outputs, weights)
-        u = weights_of_unimodal(unimodal_weights, self.spec.names)
-        self.register_buffer("unimodal_weights", u, persistent=False)
-
-    def forward(self, inputs: dict[str, Tensor], present: Tensor) -> Prediction:
-        """Classifies by each modality and fuses the logits."""
-        features = self.encode(inputs)
-        fused, unimodal, weights = self.fusion(features, present)
-        return Prediction(fused, dict(zip(self.spec.names, unimodal, strict=True)), weights, features=features)
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The task's loss of the fused and of each modality's decision."""
-        prediction = self(batch.inputs, batch.present)
-        unimodal = torch.stack(list(prediction.unimodal.values()))
-        fused, each = late_fusion_losses(
-            prediction.logits, unimodal, batch.target, batch.present, self.spec.task.criterion
-        )
-        name = self.spec.task.loss
-        parts = {f"{name}_{modality}": part for modality, part in zip(self.spec.names, each, strict=True)}
-        return {"loss": fused + (self.unimodal_weights * each).sum(), f"{name}_fused": fused, **parts}

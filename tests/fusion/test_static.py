@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from mmlab.errors import UserError
-from mmlab.fusion.static import StaticLateFusion, fuse, present_weights, static_weights
+from mmlab.fusion.late import fuse
+from mmlab.fusion.static import StaticLateFusion, present_weights, static_weights
 
 
 def test_weights_sum_to_one():
@@ -35,7 +36,8 @@ def test_a_missing_modality_does_not_reach_the_fused_logits():
     fusion = StaticLateFusion({"a": 3, "b": 5}, outputs=4, weights=[1, 2])
     features = {"a": torch.randn(2, 3), "b": torch.randn(2, 5)}
     present = torch.tensor([[True, True], [True, False]])
-    fused, unimodal, weights = fusion(features, present)
+    decision = fusion(features, present)
+    fused, unimodal, weights = decision.logits, decision.unimodal, decision.weights
     assert unimodal.shape == (2, 2, 4)
     torch.testing.assert_close(weights, torch.tensor([[1 / 3, 2 / 3], [1, 0]]))
     torch.testing.assert_close(fused[1], unimodal[0, 1])
@@ -46,8 +48,8 @@ def test_heads_keep_full_precision_under_autocast():
     fusion = StaticLateFusion({"a": 3, "b": 5}, outputs=4, weights=None)
     with torch.autocast("cpu", torch.bfloat16):
         features = {"a": torch.randn(2, 3).bfloat16(), "b": torch.randn(2, 5).bfloat16()}
-        fused, unimodal, _ = fusion(features, torch.ones(2, 2, dtype=torch.bool))
-    assert fused.dtype == unimodal.dtype == torch.float32
+        decision = fusion(features, torch.ones(2, 2, dtype=torch.bool))
+    assert decision.logits.dtype == decision.unimodal.dtype == torch.float32
 
 
 def test_one_modality_is_refused():

@@ -1,8 +1,9 @@
-"""Multimodal Negative Learning: the loss as the official code has it, and the paper's with its ablations.
+"""Multimodal Negative Learning: its loss, the dynamic fusions, the margins and radii, the corruptions.
 
-Settings come from a case's inputs (``logits_k``, ``target``, ``present``, ``weights_k``), from ``hyper``, and in the
-files of the paper's equation from words in the case's name: ``official``, ``warm``, ``all``, ``conf``, ``prior_k``,
-``off``.
+What a case is about shows in its inputs. The loss takes its settings from them (``logits_k``, ``target``, ``present``,
+``weights_k``), from ``hyper``, and in the files of the paper's equation from words in the case's name: ``official``,
+``warm``, ``all``, ``conf``, ``prior_k``, ``off``. A step of QMF goes on from the steps before it: cases of one name but
+for the number at its end, in ascending order.
 """
 
 import re
@@ -11,18 +12,147 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmlab.fusion.static import fuse, present_weights, static_weights
-from mmlab.losses.non_target_guidance import NegativeLearning, Rule, negative_learning
+from mmlab.fusion.late import fuse
+from mmlab.fusion.pdf import PDFFusion, holo_confidence
+from mmlab.fusion.qmf import QMFFusion
+from mmlab.fusion.static import present_weights, static_weights
+from mmlab.losses.confidence_ranking import Ranking, ranking_losses, relative_history
+from mmlab.losses.late_fusion import late_fusion_losses
+from mmlab.losses.non_target_guidance import NegativeLearning, Rule, at_class, negative_learning
 
 INPUT = re.compile(r"(logits|weights)_\d+|target|present")
 
 
 def run(document: dict[str, Any], case: str) -> dict[str, Any]:
-    inputs = {
-        key.removeprefix(f"{case}/"): torch.tensor(value)
-        for key, value in document["inputs"].items()
-        if key.startswith(f"{case}/")
-    }
+    inputs = inputs_of(document, case)
+    if "sample_index" in inputs:
+        return qmf(document, case)
+    if "features_0" in inputs and "conf_net_0_layer0_weight" in inputs:
+        return pdf(inputs)
+    if "head_weight_0" in inputs:
+        return robustness(inputs)
+    if {"words", "image"} & inputs.keys():
+        return corrupted(inputs)
+    return loss(document, case)
+
+
+def inputs_of(document: dict[str, Any], case: str) -> dict[str, Any]:
+    own = {key: value for key, value in document["inputs"].items() if key.startswith(f"{case}/")}
+    return {key.removeprefix(f"{case}/"): value for key, value in own.items()}
+
+
+def numbered(inputs: dict[str, Any], name: str) -> list[Tensor]:
+    count = sum(re.fullmatch(rf"{name}_\d+", key) is not None for key in inputs)
+    return [torch.tensor(inputs[f"{name}_{m}"]) for m in range(count)]
+
+
+def present_of(inputs: dict[str, Any], size: int, modalities: int) -> Tensor:
+    return torch.tensor(inputs.get("present", [[True] * modalities] * size)).bool()
+
+
+def alone(rows: Tensor, gradient: bool) -> Tensor:  # as Method.gathered with one process
+    return rows if gradient else rows.detach()
+
+
+def qmf(document: dict[str, Any], case: str) -> dict[str, Any]:
+    name, number = re.fullmatch(r"(.*?)(\d*)", case).groups()
+    cases = {key.split("/")[0] for key in document["inputs"]}
+    steps = [other for other in cases if re.fullmatch(rf"{re.escape(name)}\d+", other)] if number else [case]
+    steps = sorted((step for step in steps if step == case or int(step[len(name) :]) < int(number)), key=len)
+    steps.sort(key=lambda step: int(step[len(name) :] or 0))
+
+    size = document["hyper"]["history_size"]
+    first = inputs_of(document, case)
+    widths = {str(m): 1 for m in range(len(numbered(first, "logits")))}
+    ranking: Ranking = "corrected_margin" if document["hyper"].get("ranking") == "corrected_margin" else "released"
+    weight = document["hyper"].get("rank_weight", 1.0)
+    fusion = QMFFusion(widths, len(first["logits_0"][0]), size, weight, ranking)
+    for step in steps:
+        inputs = inputs_of(document, step)
+        logits = [each.requires_grad_() for each in numbered(inputs, "logits")]
+        unimodal, target, index = (
+            torch.stack(logits),
+            torch.tensor(inputs["target"]),
+            torch.tensor(inputs["sample_index"]),
+        )
+        present = present_of(inputs, len(target), len(logits))
+        decision = fusion.decide(unimodal, [], present)
+        own = fusion.objective(decision, target, index, present, alone)
+    found = late_outputs(decision, target, present, own, logits, "_of_total")
+    history = relative_history(fusion.loss_sum, index)
+    for m in range(len(logits)):
+        found[f"conf_{m}"] = decision.confidence[:, m : m + 1]
+        found[f"history_loss_sum_{m}"] = fusion.loss_sum[m]
+    for ranking, word in (("released", "code"), ("corrected_margin", "corrected_margin")):
+        for m, rank in enumerate(ranking_losses(decision.confidence.T, history, present, ranking)):
+            found[f"rank_loss_{word}_{m}"] = rank
+    return found
+
+
+def pdf(inputs: dict[str, Any]) -> dict[str, Any]:
+    logits = [each.requires_grad_() for each in numbered(inputs, "logits")]
+    features = [each.requires_grad_() for each in numbered(inputs, "features")]
+    target = torch.tensor(inputs["target"])
+    present = present_of(inputs, len(target), len(logits))
+    fusion = PDFFusion({str(m): feature.shape[1] for m, feature in enumerate(features)}, logits[0].shape[1])
+    for m, net in enumerate(fusion.confidence_nets):
+        for layer in range(3):
+            net[layer].weight.data = torch.tensor(inputs[f"conf_net_{m}_layer{layer}_weight"])
+            net[layer].bias.data = torch.tensor(inputs[f"conf_net_{m}_layer{layer}_bias"])
+    unimodal = torch.stack(logits)
+    decision = fusion.decide(unimodal, features, present)
+    own = fusion.objective(decision, target, torch.arange(len(target)), present, alone)
+    found = late_outputs(decision, target, present, own, logits, "", features)
+    tested = fusion.decide(unimodal, features, present, calibrate=True)
+    holo = holo_confidence(decision.confidence, present)
+    probability = at_class(unimodal.softmax(dim=2), target)
+    for m in range(len(logits)):
+        found[f"mono_conf_{m}"] = decision.confidence[:, m : m + 1]
+        found[f"holo_conf_{m}"] = holo[:, m : m + 1]
+        found[f"true_class_prob_{m}"] = probability[m][:, None]
+        found[f"weight_{m}_train"] = decision.weights[:, m : m + 1]
+        found[f"weight_{m}_test"] = tested.weights[:, m : m + 1]
+    found |= {"fused_logits_train": decision.logits, "fused_logits_test": tested.logits}
+    return found | {"tcp_l1_loss": sum(own.values())}
+
+
+def late_outputs(
+    decision: Any,
+    target: Tensor,
+    present: Tensor,
+    own: dict[str, Tensor],
+    logits: list[Tensor],
+    suffix: str,
+    features: list[Tensor] | None = None,
+) -> dict[str, Any]:
+    fused, each = late_fusion_losses(
+        decision.logits,
+        decision.unimodal,
+        target,
+        present,
+        lambda scores, classes: torch.nn.functional.cross_entropy(scores, classes, reduction="none"),
+    )
+    total = fused + each.sum() + sum(own.values())
+    gradients = torch.autograd.grad(total, [*logits, *(features or [])], allow_unused=True)
+    found = {"fused_logits": decision.logits, "ce_fused": fused, "loss_total": total}
+    for m in range(len(logits)):
+        found |= {f"ce_{m}": each[m], f"grad_logits_{m}{suffix}": gradients[m]}
+        if features:
+            reaching = gradients[len(logits) + m]
+            found[f"grad_features_{m}_is_none_or_zero"] = reaching is None or not reaching.any()
+    return found
+
+
+def robustness(inputs: dict[str, Any]) -> dict[str, Any]:
+    raise NotImplementedError
+
+
+def corrupted(inputs: dict[str, Any]) -> dict[str, Any]:
+    raise NotImplementedError
+
+
+def loss(document: dict[str, Any], case: str) -> dict[str, Any]:
+    inputs = {name: torch.tensor(value) for name, value in inputs_of(document, case).items()}
     unknown = [name for name in inputs if not INPUT.fullmatch(name)]
     if unknown or not {"logits_0", "logits_1", "target"} <= inputs.keys():
         raise ValueError(f"not a case of the loss: its inputs are {', '.join(inputs)}")

@@ -55,6 +55,9 @@ def part(document: dict[str, Any], section: str, case: str) -> dict[str, Any]:
 
 
 def assert_same(name: str, actual: Any, expected: Any) -> None:
+    if isinstance(expected, str) or (isinstance(expected, list) and expected and isinstance(expected[0], str)):
+        assert actual == expected, f"{name} is {actual!r}, not {expected!r}"
+        return
     actual, expected = torch.as_tensor(actual).detach(), torch.tensor(expected)
     assert actual.shape == expected.shape, f"{name} has the shape {tuple(actual.shape)}, not {tuple(expected.shape)}"
     if not expected.is_floating_point() and not actual.is_floating_point():

@@ -39,13 +39,21 @@ def print_list(words: list[str]) -> None:
 
 
 def _classes(folder: Path, base: str) -> list[tuple[str, str]]:
-    """The subclasses of one base that a package defines, with the first line of their docstrings."""
-    rows = []
-    for file in sorted(folder.glob("*.py")):
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and base in [ast.unparse(parent) for parent in node.bases]:
-                rows.append((node.name, (ast.get_docstring(node) or "").split("\n")[0]))
-    return rows
+    """The subclasses of one base that a package defines, with the first line of their docstrings.
+
+    One that lists ABC among its bases is itself only a base: those below it count.
+    """
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.py"))]
+    found = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
+    parents = {node.name: {ast.unparse(parent) for parent in node.bases} for node in found}
+    bases = {base}
+    while more := {name for name, above in parents.items() if "ABC" in above and above & bases} - bases:
+        bases |= more
+    return [
+        (node.name, (ast.get_docstring(node) or "").split("\n")[0])
+        for node in found
+        if parents[node.name] & bases and node.name not in bases
+    ]
 
 
 def _backbones() -> list[tuple[str, str]]:
@@ -57,6 +65,7 @@ def _backbones() -> list[tuple[str, str]]:
     return [
         *own,
         ("any timm model", "for example resnet18, convnext_tiny, vit_tiny_patch16_224"),
+        ("a local folder", "for text: a model of transformers, for example models/bert-base-uncased"),
         ("package.module.Class", "your own subclass of mmlab.backbones.base.Backbone"),
     ]
 

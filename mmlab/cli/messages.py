@@ -7,6 +7,7 @@ import importlib
 import inspect
 import os
 import re
+from abc import ABC
 from typing import Any, get_type_hints
 
 import torch
@@ -17,7 +18,12 @@ from mmlab.data.base import MultimodalDataset
 from mmlab.errors import did_you_mean
 from mmlab.methods.base import Method
 
-OWN_FLAGS = {"fit": ("resume",), "validate": ("run",), "test": ("run",), "predict": ("run", "split", "out")}
+OWN_FLAGS = {
+    "fit": ("resume",),
+    "validate": ("run",),
+    "test": ("run", "corruption", "severity", "noise_seeds", "input_radius"),
+    "predict": ("run", "split", "out"),
+}
 """What a command takes beside the config."""
 
 
@@ -140,9 +146,9 @@ def _kinds(where: str) -> list[type]:
     """The classes that could stand at a key, by their bases."""
     where = where.removesuffix(".help")
     if where == "--model":
-        return _subclasses(Method)
+        return subclasses(Method)
     if where.endswith("dataset"):
-        return _subclasses(MultimodalDataset)
+        return subclasses(MultimodalDataset)
     base: type
     if where.endswith("optimizer"):
         base = torch.optim.Optimizer
@@ -150,12 +156,14 @@ def _kinds(where: str) -> list[type]:
         base = torch.optim.lr_scheduler.LRScheduler
     else:
         base = Callback
-    return [kind for kind in _subclasses(base) if not kind.__name__.startswith("_")]
+    return [kind for kind in subclasses(base) if not kind.__name__.startswith("_")]
 
 
-def _subclasses(base: type) -> list[type]:
+def subclasses(base: type) -> list[type]:
+    """The classes below a base, at any depth, but for those that are only bases themselves."""
     direct: list[type] = base.__subclasses__()
-    return [found for kind in direct for found in (kind, *_subclasses(kind))]
+    every = [found for kind in direct for found in (kind, *subclasses(kind))]
+    return [kind for kind in every if ABC not in kind.__bases__]
 
 
 def _options(path: str) -> list[str]:

@@ -82,7 +82,9 @@ DESCRIPTIONS = {
     "validate": "Metrics of the selected checkpoint on its validation split. "
     "--run DIR (needed) names the run, whose config is used.",
     "test": "Metrics of the selected checkpoint on its test split. "
-    "--run DIR (needed) names the run, whose config is used.",
+    "--run DIR (needed) names the run, whose config is used; --corruption gaussian, salt_and_pepper, blank_words or "
+    "missing tests under corruption, with --severity 0,5,10 (the default) and as many --noise_seeds as wanted (1 by "
+    "default), all from one pass; --input_radius true estimates the robustness radius in the space of the inputs.",
     "predict": "Writes a table of the selected checkpoint's predictions. "
     "--run DIR (needed) names the run, whose config is used; --split train, val or test says of which samples "
     "(test by default); --out FILE names the CSV file (predictions.csv in the run's folder by default).",
@@ -109,7 +111,7 @@ def parse(parser: ArgumentParser, words: list[str]) -> Namespace:
         print(_without_spec(out.getvalue()), end="")
 
 
-_BACKBONE_FIELD = re.compile(r"--model\.(?:init_args\.)?(backbone|backbones\.\w+)\.(?:pretrained|width)(=|$)")
+_BACKBONE_FIELD = re.compile(r"--model\.(?:init_args\.)?(backbone|backbones\.\w+)\.(?:pretrained|width|grid)(=|$)")
 
 
 def _with_names(parser: ArgumentParser, words: list[str]) -> list[str]:

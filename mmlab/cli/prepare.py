@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import pkgutil
 
 import jsonargparse
@@ -52,4 +53,7 @@ def prepare(words: list[str]) -> None:
 def _datasets() -> dict[str, type[MultimodalDataset]]:
     for module in pkgutil.iter_modules(mmlab.data.__path__):
         importlib.import_module(f"mmlab.data.{module.name}")
-    return {kind.__name__: kind for kind in MultimodalDataset.__subclasses__()}
+    kinds = list(MultimodalDataset.__subclasses__())
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return {kind.__name__: kind for kind in kinds if not inspect.isabstract(kind)}

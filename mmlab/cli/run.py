@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -24,10 +24,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mmlab.cli.messages import OWN_FLAGS
 from mmlab.cli.parser import build_parser, parse
+from mmlab.data.corruption import Corruption, Name
 from mmlab.data.datamodule import MultimodalDataModule
-from mmlab.errors import UserError
+from mmlab.errors import UserError, did_you_mean
 from mmlab.methods.base import Method
 from mmlab.runs.callbacks import WholeFiles
+from mmlab.runs.corrupted import evaluate_corrupted, make_cells, write_corrupted
 from mmlab.runs.fit import Plan, evaluate, fit, load_weights, partial, selected_checkpoint
 from mmlab.runs.folder import RunFolder, read_json, write_json, write_text
 from mmlab.runs.predictions import write_predictions
@@ -108,6 +110,11 @@ def _expand(command: str, words: list[str]) -> tuple[list[str], RunFolder | None
         else:
             rest.append(words[position])
             position += 1
+    for name in ("severity", "noise_seeds"):
+        if name in own and "corruption" not in own:
+            raise UserError(f"--{name} needs --corruption: {', '.join(get_args(Name))}.")
+    if own.get("input_radius", "true").lower() not in ("true", "false"):
+        raise UserError(f"--input_radius is {own['input_radius']!r}; write true or false.")
     run_dir = own.pop("resume", None) or own.pop("run", None)
     if run_dir is None:
         if command != "fit" and not {"--help", "-h"} & set(rest):
@@ -191,11 +198,49 @@ def _evaluate(
         write_predictions(trainer, method, data, out)
         print_rank_zero(f"predictions: {out}")
         return
-    _say_if_partial(yaml.safe_load(_dump(parser, config)))
+    plain = yaml.safe_load(_dump(parser, config))
+    _say_if_partial(plain)
+    method.input_radius = own.get("input_radius", "false").lower() == "true"
+    if "corruption" in own:
+        _test_corrupted(method, data, trainer, folder, plain, own)
+        return
     split = "val" if command == "validate" else "test"
     values = evaluate(trainer, method, data, split)
     rank_zero_only(write_json)(folder.path / f"{command}.json", values)
     _print_metrics({split: values})
+
+
+def _test_corrupted(
+    method: Method,
+    data: MultimodalDataModule,
+    trainer: Trainer,
+    folder: RunFolder,
+    config: dict[str, Any],
+    own: dict[str, str],
+) -> None:
+    name = own["corruption"]
+    if name not in get_args(Name):
+        known = get_args(Name)
+        raise UserError(f"--corruption {name}{did_you_mean(name, known)}: choose one of {', '.join(known)}.")
+    corruption = Corruption(cast(Name, name), data.dataset.modalities)
+    severities = [_number("severity", word, float) for word in own.get("severity", "0,5,10").strip("[]").split(",")]
+    cells = make_cells(corruption.name, severities, _number("noise_seeds", own.get("noise_seeds", "1"), int))
+    rows = evaluate_corrupted(trainer, method, data, corruption, cells)
+    file = folder.corrupted(name)
+    write_corrupted(file, method, data, config, partial(config), rows)
+    print_rank_zero(f"{name} on {', '.join(corruption.touched)}:")
+    for row in rows:
+        shown = {key: value for key, value in row["test"].items() if key.split("_")[0] == method.spec.task.monitor}
+        _print_line(f"severity {row['severity']:g}, noise seed {row['noise_seed']}", shown)
+    print_rank_zero(f"results: {file}")
+
+
+def _number(flag: str, word: str, kind: Callable[[str], Any]) -> Any:
+    try:
+        return kind(word)
+    except ValueError:
+        example = "0,5,10" if flag == "severity" else "5"
+        raise UserError(f"--{flag} has {word.strip()!r}, which is no number: write --{flag} {example}.") from None
 
 
 def _say_if_partial(config: dict[str, Any]) -> None:
@@ -299,8 +344,11 @@ def _dump(parser: ArgumentParser, config: Namespace) -> str:
 def _print_metrics(result: dict[str, Any]) -> None:
     for split in ("val", "test"):
         if split in result:
-            values = "  ".join(f"{key} {value:.4f}" for key, value in result[split].items())
-            print_rank_zero(f"{split}: {values}")
+            _print_line(split, result[split])
+
+
+def _print_line(name: str, metrics: dict[str, float]) -> None:
+    print_rank_zero(f"{name}: " + "  ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
 
 
 def _keeps(config: Namespace) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from mmlab.data.base import MultimodalDataset, Split, SplitName
+from mmlab.data.corruption import Cell, Corruption
 from mmlab.data.loader import TrainingLoader, TrainingOrder, evaluation_loader
 from mmlab.draws import Draws
 from mmlab.errors import UserError
@@ -50,6 +52,8 @@ class MultimodalDataModule(LightningDataModule):
         self.workers = workers
         self.seed = seed
         self.predict_split: SplitName = "test"
+        self.corruption: Corruption | None = None
+        self.cells: Sequence[Cell] = ()
         self._transforms = dataset.transforms()
 
     @cached_property
@@ -109,6 +113,23 @@ class MultimodalDataModule(LightningDataModule):
         on_target = self._transforms.get("target")
         target = batch.target if on_target is None else on_target(batch.target, draws)
         return Batch(inputs, target, batch.present, batch.index)
+
+    @property
+    def variants(self) -> int:
+        """In how many variants the test split is seen: as it is, or in each cell of a corruption."""
+        return len(self.cells) if self.corruption else 1
+
+    def variants_of(self, batch: Batch) -> Iterator[Batch]:
+        """A batch of the test split in each variant, made when it is asked for.
+
+        Args:
+            batch: encoder inputs.
+        """
+        if self.corruption is None:
+            yield batch
+            return
+        for cell in self.cells:
+            yield self.corruption(batch, cell.severity, cell.noise_seed)
 
     def whole(self, name: SplitName) -> DataLoader[Batch]:
         """Raw batches of a whole split in order, each sample once; a method's pass over the training split, say."""

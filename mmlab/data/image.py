@@ -16,6 +16,10 @@ from torchvision.ops import roi_align
 
 from mmlab.draws import Draws
 
+# Of ImageNet's photographs, in grey levels.
+IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
 
 class Normalise:
     """(raw - mean) / std, channel by channel.
@@ -63,6 +67,44 @@ class RandomShift:
         sample = torch.arange(len(raw), device=raw.device)[:, None, None, None]
         plane = torch.arange(planes.shape[1], device=raw.device)[None, :, None, None]
         return planes[sample, plane, rows[:, None, :, None], columns[:, None, None, :]].view(raw.shape)
+
+
+class RandomCropFlip:
+    """Square crops for training, the whole image in evaluation; then the values are normalised.
+
+    Training cuts a square out of the image at a random place, without resizing it, and mirrors it left to right with
+    probability 1/2. Evaluation resizes the whole image to the same square (bilinear, antialiased).
+
+    Args:
+        size: side of the result, in pixels.
+        mean: of the raw values, one number or one for each channel.
+        std: likewise.
+        draw: prefix of the draws' names.
+    """
+
+    def __init__(self, size: int, mean: tuple[float, ...], std: tuple[float, ...], draw: str = "image") -> None:
+        self._size = size
+        self._normalise = Normalise(mean, std)
+        self._draw = draw
+
+    def __call__(self, raw: Tensor, draws: Draws | None) -> Tensor:
+        """(B, C, H, W), H and W no smaller than ``size``, to float32 (B, C, size, size)."""
+        if draws is None:
+            sides = (self._size, self._size)
+            whole = F.interpolate(raw.float(), sides, mode="bilinear", antialias=True, align_corners=False)
+            return self._normalise(whole, draws)
+        return self._normalise(self._cropped(raw, draws), draws)
+
+    def _cropped(self, raw: Tensor, draws: Draws) -> Tensor:
+        height, width = raw.shape[-2:]
+        top, left = draws.uniform(f"{self._draw}/place", 2).split(1, dim=1)
+        steps = torch.arange(self._size, device=raw.device)
+        flips = draws.uniform(f"{self._draw}/flip") < 0.5
+        rows = (top * (height - self._size + 1)).long() + steps
+        columns = (left * (width - self._size + 1)).long() + torch.where(flips, steps.flip(0), steps)
+        sample = torch.arange(len(raw), device=raw.device)[:, None, None, None]
+        channel = torch.arange(raw.shape[1], device=raw.device)[None, :, None, None]
+        return raw[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 class RandomResizedCropFlip:

@@ -19,7 +19,7 @@ from mmlab.data.base import (
     carve_validation,
     refuse_existing,
 )
-from mmlab.data.image import RandomResizedCropFlip
+from mmlab.data.image import IMAGENET_MEAN, IMAGENET_STD, RandomResizedCropFlip
 from mmlab.data.packing import BadSample, Packed, Sample, open_packed, pack
 from mmlab.data.spectrogram import DensitySpectrogram, FilterBank, LogSpectrogram
 from mmlab.data.video import read_audio, read_frames, write_video
@@ -30,9 +30,6 @@ RATE = 16_000
 SAMPLES = 10 * RATE
 STORED_FRAMES = 10
 FEWEST_FRAMES = 3
-# ImageNet's, in grey levels.
-MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 FOLDERS = ("train", "val", "test")
 LISTS = {name: Path(__file__).parent / "class_lists" / f"kinetics_sounds_{name}.txt" for name in ("31", "34")}
 
@@ -118,9 +115,10 @@ class KineticsSounds(MultimodalDataset):
     def modalities(self) -> tuple[Modality, ...]:
         """``audio`` and ``visual``."""
         mean, std = self._audio_scale
+        visual = (3, self.frames, self.image_size, self.image_size)
         return (
             Modality("audio", "audio", self._audio_transform.shape, (mean,), (std,)),
-            Modality("visual", "frames", (3, self.frames, self.image_size, self.image_size), MEAN, STD, 0.0, 255.0),
+            Modality("visual", "frames", visual, IMAGENET_MEAN, IMAGENET_STD, 0.0, 255.0),
         )
 
     @property
@@ -130,7 +128,7 @@ class KineticsSounds(MultimodalDataset):
 
     def transforms(self) -> dict[str, Transform]:
         """Spectrograms; crops and flips of the frames."""
-        visual = RandomResizedCropFlip(self.image_size, MEAN, STD, frames=self.frames, draw="visual")
+        visual = RandomResizedCropFlip(self.image_size, IMAGENET_MEAN, IMAGENET_STD, frames=self.frames, draw="visual")
         return {"audio": self._audio_transform, "visual": visual}
 
     def splits(self) -> dict[SplitName, Split]:

@@ -61,16 +61,25 @@ class LogSpectrogram:
         window_samples: length of the window that is cut from the clip, in samples; at most ``samples``.
         mean: subtracted from the log magnitudes.
         std: divides them.
+        standardise: whether each window is then brought to mean 0 and standard deviation 1 over all its values.
     """
 
     def __init__(
-        self, samples: int, n_fft: int, hop: int, window_samples: int, mean: float = 0.0, std: float = 1.0
+        self,
+        samples: int,
+        n_fft: int,
+        hop: int,
+        window_samples: int,
+        mean: float = 0.0,
+        std: float = 1.0,
+        standardise: bool = False,
     ) -> None:
         self.shape = (1, n_fft // 2 + 1, window_samples // hop + 1)
         self._spare = samples - window_samples
         self._steps = torch.arange(window_samples)
         self._magnitude = torchaudio.transforms.Spectrogram(n_fft, hop_length=hop, power=1.0)
         self._mean, self._std = mean, std
+        self._standardise = standardise
 
     def __call__(self, raw: Tensor, draws: Draws | None) -> Tensor:
         """(B, samples) int16 to (B, 1, n_fft // 2 + 1, T)."""
@@ -81,7 +90,8 @@ class LogSpectrogram:
         else:
             start = (draws.uniform("audio/window") * (self._spare + 1)).long().clamp(max=self._spare)
         window = raw.gather(1, start + self._steps)
-        return ((torch.log(self._magnitude(waveform(window)) + 1e-7) - self._mean) / self._std)[:, None]
+        scaled = (torch.log(self._magnitude(waveform(window)) + 1e-7) - self._mean) / self._std
+        return (standardised(scaled) if self._standardise else scaled)[:, None]
 
 
 def log_power_density(wave: Tensor, taper: Tensor) -> Tensor:

@@ -14,46 +14,66 @@ from mmlab.data.packing import BadSample
 from mmlab.errors import UserError
 
 if TYPE_CHECKING:
+    from av import VideoFrame
     from av.container import InputContainer
 
 
-def read_frames(path: Path, side: int) -> np.ndarray:
+def read_frames(path: Path, side: int, fewest: int = 1) -> np.ndarray:
     """The first frame of every second, resized until the shorter side is ``side``, then cut to the centre square.
 
     Args:
         path: of the video.
         side: in pixels.
+        fewest: a video of fewer seconds gives this many frames all the same: others are added in their order,
+            one after the other, each the farthest in time from those that are there.
 
     Returns:
-        (seconds, 3, side, side) uint8, RGB.
+        (max(seconds, fewest), 3, side, side) uint8, RGB.
 
     Raises:
-        BadSample: if the file can't be decoded or has no video stream.
+        BadSample: if the file can't be decoded, has no video stream or not that many frames.
         UserError: if PyAV is not installed.
     """
-    squares = []
+    squares: dict[int, np.ndarray] = {}
+    count, last = 0, -1
     with _opened(path) as container:
-        if not container.streams.video:
-            raise BadSample("no video stream")
-        container.streams.video[0].thread_type = "AUTO"
-        start, last = None, -1
-        for frame in container.decode(video=0):
-            if frame.time is None:
-                raise BadSample("frames without time stamps")
-            start = frame.time if start is None else start
-            # Time stamps are rounded to the stream's clock: a frame just short of a second opens it.
-            second = int(frame.time - start + 1e-3)
-            if second <= last:
-                continue
-            last = second
-            scale = side / min(frame.width, frame.height)
-            width, height = max(side, round(frame.width * scale)), max(side, round(frame.height * scale))
-            image = frame.reformat(width, height, format="rgb24", interpolation="AREA").to_ndarray()
-            top, left = (height - side) // 2, (width - side) // 2
-            squares.append(image[top : top + side, left : left + side].transpose(2, 0, 1))
-    if not squares:
-        raise BadSample("no video frame")
-    return np.stack(squares)
+        for number, second, frame in _frames(container):
+            count = number + 1
+            if second > last:
+                last = second
+                squares[number] = _square(frame, side)
+    if count < fewest:
+        raise BadSample(f"{count} of the {fewest} video frames that are needed" if count else "no video frame")
+    wanted = set(squares)
+    while len(wanted) < fewest:
+        wanted.add(max(range(count), key=lambda number: min(abs(number - there) for there in wanted)))
+    # A second pass costs less than the memory that all frames of a long video would take.
+    if len(wanted) > len(squares):
+        with _opened(path) as container:
+            squares = {number: _square(frame, side) for number, _, frame in _frames(container) if number in wanted}
+    return np.stack(list(squares.values()))
+
+
+def _frames(container: InputContainer) -> Iterator[tuple[int, int, VideoFrame]]:
+    """Each frame with its number and its second, both from 0."""
+    if not container.streams.video:
+        raise BadSample("no video stream")
+    container.streams.video[0].thread_type = "AUTO"
+    start = None
+    for number, frame in enumerate(container.decode(video=0)):
+        if frame.time is None:
+            raise BadSample("frames without time stamps")
+        start = frame.time if start is None else start
+        # Time stamps are rounded to the stream's clock: a frame just short of a second opens it.
+        yield number, int(frame.time - start + 1e-3), frame
+
+
+def _square(frame: VideoFrame, side: int) -> np.ndarray:
+    scale = side / min(frame.width, frame.height)
+    width, height = max(side, round(frame.width * scale)), max(side, round(frame.height * scale))
+    image = frame.reformat(width, height, format="rgb24", interpolation="AREA").to_ndarray()
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top : top + side, left : left + side].transpose(2, 0, 1)
 
 
 def read_audio(path: Path, rate: int) -> np.ndarray:
@@ -86,10 +106,10 @@ def read_audio(path: Path, rate: int) -> np.ndarray:
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int, audio: np.ndarray, rate: int) -> None:
-    """Writes an mp4 file (MPEG-4 video, AAC sound: encoders that every FFmpeg has).
+    """Writes an mp4 file (MPEG-4 video) or an flv file (Sorenson video), with AAC sound: any FFmpeg has these encoders.
 
     Args:
-        path: to write to.
+        path: to write to; its ending is ``.mp4`` or ``.flv``.
         frames: (T, height, width, 3) uint8, RGB; even height and width.
         fps: frames per second.
         audio: (samples,) int16, mono.
@@ -102,8 +122,8 @@ def write_video(path: Path, frames: np.ndarray, fps: int, audio: np.ndarray, rat
     import av
 
     temporary = path.with_name(path.name + ".tmp")
-    with av.open(str(temporary), "w", format="mp4") as container:
-        video = container.add_stream("mpeg4", rate=fps)
+    with av.open(str(temporary), "w", format=path.suffix[1:]) as container:
+        video = container.add_stream("flv" if path.suffix == ".flv" else "mpeg4", rate=fps)
         video.height, video.width = frames.shape[1:3]
         video.pix_fmt = "yuv420p"
         sound = container.add_stream("aac", rate=rate)

@@ -1,7 +1,7 @@
 """Late fusion weighted by predicted confidence (PDF).
 
-Source: Cao, Xia, Ding, Zhang, Hu, "Predictive Dynamic Fusion", ICML 2024, and its released code. Both cover two complete
-modalities; more of them and missing ones are ours, made so that two complete ones give the code's values.
+Source: Cao, Xia, Ding, Zhang, Hu, "Predictive Dynamic Fusion", ICML 2024, and its released code. Both cover two
+complete modalities; more of them and missing ones are ours, made so that two complete ones give the code's values.
 """
 
 from __future__ import annotations

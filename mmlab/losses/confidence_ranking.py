@@ -35,8 +35,8 @@ def ranking_losses(confidence: Tensor, history: Tensor, present: Tensor, ranking
     """The ranking loss of each modality over neighbours in the batch, the last beside the first.
 
     For neighbours i, j with histories u and confidences c, ``t = sign(u_i - u_j)`` and ``d = |u_i - u_j|``:
-    ``max(0, t (c_i - c_j) - d)`` in the released code. The loss that it adapts adds the margin d (``corrected_margin``);
-    the subtraction seems to come from flipping the target but not the margin.
+    ``max(0, t (c_i - c_j) - d)`` in the released code. The loss that it adapts adds the margin d
+    (``corrected_margin``); the subtraction seems to come from flipping the target but not the margin.
 
     Args:
         confidence: (M, B), with gradient.

@@ -15,18 +15,16 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torchmetrics import MeanMetric, MetricCollection
 
 from mmlab.backbones.config import Backbones, Choice, build_encoders
 from mmlab.draws import Draws
 from mmlab.errors import UserError
+from mmlab.methods.evaluation import Evaluation
 from mmlab.methods.sums import LossSums
 from mmlab.types import Batch, Classification, DataSpec, Prediction, Task
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
-
-FUSED = "fused"
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,9 @@ class Method(LightningModule, ABC):
         backbones: overrides for single modalities, by name; the others keep ``backbone``.
         optimizer: makes the optimiser from the parameters that train.
         scheduler: makes the schedule from the optimiser; stepped once an epoch.
+
+    Attributes:
+        input_radius: whether evaluation estimates the robustness radius in the space of the inputs too.
     """
 
     tasks: tuple[type[Task], ...] = (Classification,)
@@ -84,10 +85,8 @@ class Method(LightningModule, ABC):
         self._resumed_plateau: dict[str, Any] | None = None
         self._trains: tuple[str, ...] = ()
         self._trainable: dict[str, bool] | None = None
-        metrics = self.spec.task.metrics()
-        self.evaluation = nn.ModuleDict({name: metrics.clone() for name in (FUSED, *self.spec.names)})
-        self.evaluation_loss = MeanMetric(nan_strategy="disable")
-        self._seen: dict[str, int] = {}
+        self.input_radius = False
+        self._evaluations: list[Evaluation] = []
         self._sums = LossSums()
 
     # What a method writes.
@@ -108,6 +107,14 @@ class Method(LightningModule, ABC):
     def stages(self) -> list[Stage]:
         """The fits that make up a run, in order; one that trains everything unless a method says otherwise."""
         return [Stage("fit")]
+
+    @property
+    def linear_heads(self) -> list[nn.Linear]:
+        """Each modality's classifier, in order, where its logits are linear in ``Prediction.features``; else none.
+
+        The robustness radius is measured where there are some.
+        """
+        return []
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The optimiser's parameter groups; one with all that train unless a method says otherwise."""
@@ -201,7 +208,7 @@ class Method(LightningModule, ABC):
 
     def draws(self, batch: Batch) -> Draws:
         """Random draws for a batch: functions of the seed, the epoch and each sample, on any number of devices."""
-        return Draws(self.trainer.datamodule.seed, self.current_epoch, batch.index)  # type: ignore[attr-defined]
+        return Draws(self._data.seed, self.current_epoch, batch.index)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: the method's losses, remembered on the device for the epoch's means."""
@@ -258,7 +265,7 @@ class Method(LightningModule, ABC):
         step, index = self._first_bad()
         if step < 0:
             return
-        ids = self.trainer.datamodule.splits["train"].ids  # type: ignore[attr-defined]
+        ids = self._data.splits["train"].ids
         names = ", ".join(ids[position] for position in index[:8]) + (", ..." if len(index) > 8 else "")
         raise UserError(
             f"the loss was no longer a finite number at step {step} (epoch {self.current_epoch + 1}, samples {names}): "
@@ -280,64 +287,49 @@ class Method(LightningModule, ABC):
 
     def on_validation_epoch_start(self) -> None:
         """Starts the metrics afresh."""
-        self._reset_evaluation()
+        self._evaluations = [self._new_evaluation()]
 
     def on_test_epoch_start(self) -> None:
-        """Starts the metrics afresh."""
-        self._reset_evaluation()
+        """Starts the metrics afresh, for each variant of the test split."""
+        self._evaluations = [self._new_evaluation() for _ in range(self._data.variants)]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the metrics, fused and of each modality."""
-        self._evaluate(batch)
+        self._evaluations[0].update(self, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch to the metrics, fused and of each modality."""
-        self._evaluate(batch)
+        """Adds a batch, in each of its variants, to the metrics, fused and of each modality."""
+        for evaluation, variant in zip(self._evaluations, self._data.variants_of(batch), strict=True):
+            evaluation.update(self, variant)
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/<metric>`` and ``val/<metric>_<modality>``."""
-        self._log_evaluation("val")
+        self._log_evaluation("val", self._evaluations[0])
 
     def on_test_epoch_end(self) -> None:
-        """Logs ``test/<metric>`` and ``test/<metric>_<modality>``."""
-        self._log_evaluation("test")
+        """Logs ``test/<metric>`` and ``test/<metric>_<modality>``; with variants, ``test/<number>/<metric>``."""
+        if len(self._evaluations) == 1:
+            return self._log_evaluation("test", self._evaluations[0])
+        for number, evaluation in enumerate(self._evaluations):
+            self._log_evaluation(f"test/{number}", evaluation)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Batch, Prediction]:
         """The decision beside the batch that it is about, without the batch's inputs."""
         prediction = self(batch.inputs, batch.present)
         return Batch({}, batch.target, batch.present, batch.index), prediction
 
-    def _metrics(self, stream: str) -> MetricCollection:
-        return cast(MetricCollection, self.evaluation[stream])
+    def _new_evaluation(self) -> Evaluation:
+        weights = [head.weight for head in self.linear_heads]
+        return Evaluation(type(self).__name__, self.spec, weights, self.input_radius, self.device)
 
-    def _reset_evaluation(self) -> None:
-        for name in self.evaluation:
-            self._metrics(name).reset()
-        self.evaluation_loss.reset()
-        self._seen = {}
-
-    def _evaluate(self, batch: Batch) -> None:
-        prediction = self(batch.inputs, batch.present)
-        task = self.spec.task
-        _check_prediction(self, prediction, len(batch))
-        self.evaluation_loss.update(task.criterion(prediction.logits.float(), batch.target))
-        self._metrics(FUSED).update(task.decision(prediction.logits.float()), batch.target)
-        for name, logits in prediction.unimodal.items():
-            has = batch.present[:, self.spec.position(name)]
-            rows = batch.target[has]
-            self._seen[name] = self._seen.get(name, 0) + len(rows)
-            if len(rows):
-                self._metrics(name).update(task.decision(logits[has].float()), rows)
-
-    def _log_evaluation(self, split: str) -> None:
-        values = {f"{split}/loss": self.evaluation_loss.compute()}
-        values |= {f"{split}/{key}": value for key, value in self._metrics(FUSED).compute().items()}
-        # A modality that no sample of the whole split has gets no number.
-        rows = {name: self.gathered(torch.tensor([seen], device=self.device)) for name, seen in self._seen.items()}
-        for name in [name for name, seen in rows.items() if seen.any()]:
-            values |= {f"{split}/{key}_{name}": value for key, value in self._metrics(name).compute().items()}
+    def _log_evaluation(self, prefix: str, evaluation: Evaluation) -> None:
+        values = {f"{prefix}/{key}": value for key, value in evaluation.compute(self.gathered).items()}
         # The metrics have been summed over all processes already: every process logs the same numbers.
         self.log_dict(values, rank_zero_only=False, sync_dist=False)
+
+    @property
+    def _data(self) -> Any:  # the data module, which this room doesn't import
+        return self.trainer.datamodule  # type: ignore[attr-defined]  # set at run time
 
 
 def _check_losses(method: Method, losses: Any) -> None:
@@ -352,16 +344,3 @@ def _check_losses(method: Method, losses: Any) -> None:
             raise UserError(f"{name}.losses must return scalar tensors, but {part!r} is {given}: take its mean.")
     if not losses["loss"].requires_grad:
         raise UserError(f"the 'loss' of {name}.losses has no gradient: it must be computed from what trains.")
-
-
-def _check_prediction(method: Method, prediction: Any, samples: int) -> None:
-    """Says what is wrong with what a method of one's own predicts."""
-    name, outputs = type(method).__name__, method.spec.task.outputs
-    if not isinstance(prediction, Prediction):
-        raise UserError(f"{name}.forward must return a Prediction, but it returned a {type(prediction).__name__}.")
-    for what, logits in {"logits": prediction.logits, **prediction.unimodal}.items():
-        if logits.shape[:2] != (samples, outputs):
-            raise UserError(
-                f"{name}.forward must return logits of the shape ({samples}, {outputs}, ...), one row a sample, but "
-                f"{what!r} has {tuple(logits.shape)}."
-            )

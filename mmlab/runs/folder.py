@@ -26,6 +26,10 @@ class RunFolder:
         self.predictions = self.path / "predictions.csv"
         self.wandb_id = self.path / "wandb_id.txt"
 
+    def corrupted(self, corruption: str) -> Path:
+        """The metrics under one kind of corruption."""
+        return self.path / f"corruption_{corruption}.json"
+
     def checkpoints(self, stage: str, stages: int) -> Path:
         """The folder of a stage's checkpoints; a run of one stage needs no folder for each."""
         return self.path / "checkpoints" / stage if stages > 1 else self.path / "checkpoints"

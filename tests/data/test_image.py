@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmlab.data.image import Normalise, RandomResizedCropFlip, RandomShift
+from mmlab.data.image import Normalise, RandomCropFlip, RandomResizedCropFlip, RandomShift
 from mmlab.draws import Draws
 
 GOLDEN = json.loads(Path(__file__).with_name("di_mml_data_transforms.json").read_text())
@@ -138,3 +138,46 @@ def test_each_frame_has_its_own_box_and_modalities_can_share_them():
     torch.testing.assert_close(one, same * 2)
     assert (one - other).abs().max() > 1
     assert (one[:, :, 0] - one[:, :, 1]).abs().amax(dim=(1, 2, 3)).min() > 0.5
+
+
+def test_plain_crops_are_windows_from_everywhere_mirrored_half_of_the_time():
+    out = RandomCropFlip(8, (0.0,), (1.0,))(gradients(400, 12, 10), batch_draws(400)).long()
+    assert out.shape == (400, 2, 8, 8)
+    tops, lefts = out[:, 0, 0, 0], out[:, 1].amin(dim=(1, 2))
+    assert set(tops.tolist()) == set(range(5))
+    assert set(lefts.tolist()) == set(range(3))
+    mirrored = out[:, 1, 0, 0] > out[:, 1, 0, 7]
+    assert 0.4 < mirrored.float().mean() < 0.6
+    steps = torch.arange(8)
+    columns = lefts[:, None] + torch.where(mirrored[:, None], steps.flip(0), steps)
+    torch.testing.assert_close(out[:, 0], (tops[:, None] + steps)[:, :, None].expand(400, 8, 8))
+    torch.testing.assert_close(out[:, 1], columns[:, None, :].expand(400, 8, 8))
+
+
+def test_plain_crops_of_the_whole_image_differ_by_the_mirror_only():
+    raw = pixels(20, 3, 9, 9)
+    out = RandomCropFlip(9, (10.0, 20.0, 30.0), (2.0, 4.0, 8.0))(raw, batch_draws(20))
+    normal = Normalise((10.0, 20.0, 30.0), (2.0, 4.0, 8.0))(raw, None)
+    same = [torch.equal(a, b) for a, b in zip(out, normal, strict=True)]
+    mirrored = [torch.equal(a, b.flip(-1)) for a, b in zip(out, normal, strict=True)]
+    assert all(one != other for one, other in zip(same, mirrored, strict=True))
+    assert any(same)
+    assert any(mirrored)
+
+
+def test_plain_crops_are_resized_whole_in_evaluation():
+    raw = torch.full((2, 3, 32, 32), 100, dtype=torch.uint8)
+    raw[1, :, :16] = 200
+    out = RandomCropFlip(28, (50.0,), (10.0,))(raw, None)
+    torch.testing.assert_close(out[0], torch.full((3, 28, 28), 5.0))
+    torch.testing.assert_close(out[1, 0, [0, 27], 5], torch.tensor([15.0, 5.0]))
+
+
+def test_plain_crops_depend_on_the_sample_and_are_shared_by_name():
+    raw = pixels(6, 3, 20, 20)
+    scene = RandomCropFlip(8, (0.0,), (1.0,), draw="scene")
+    whole = scene(raw, batch_draws(6))
+    torch.testing.assert_close(scene(raw[[4, 1]], Draws(0, 0, torch.tensor([4, 1]))), whole[[4, 1]])
+    assert (scene(raw, batch_draws(6, epoch=1)) != whole).any()
+    torch.testing.assert_close(RandomCropFlip(8, (0.0,), (2.0,), draw="scene")(raw, batch_draws(6)) * 2, whole)
+    assert (RandomCropFlip(8, (0.0,), (1.0,), draw="other")(raw, batch_draws(6)) != whole).any()

@@ -109,6 +109,14 @@ def test_log_spectrogram_equals_stft_of_the_middle():
     torch.testing.assert_close(LogSpectrogram(3000, 256, 128, 2000)(raw, None), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_log_spectrogram_standardises_each_clip():
+    raw = torch.cat((sound(1, 4000), sound(1, 4000) // 4))
+    plain = LogSpectrogram(4000, 256, 128, 4000)(raw, None)
+    seen = LogSpectrogram(4000, 256, 128, 4000, standardise=True)(raw, None)
+    mean, std = plain.mean(dim=(1, 2, 3), keepdim=True), plain.std(dim=(1, 2, 3), correction=0, keepdim=True)
+    torch.testing.assert_close(seen, (plain - mean) / std, rtol=1e-4, atol=1e-4)
+
+
 def test_log_spectrogram_training_window_is_drawn():
     # The amplitude rises along the clip, so that the loudness of the window tells where it lies.
     ramp = torch.linspace(1, 30000, 4000).repeat(64, 1)

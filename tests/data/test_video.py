@@ -32,6 +32,30 @@ def test_one_frame_of_each_second(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["v.mp4"]
 
 
+def test_short_videos_give_as_many_frames_as_are_asked_for(tmp_path: Path) -> None:
+    frames = grey_ramp(2, 10)
+    write_video(tmp_path / "v.mp4", frames, 10, tone(2, 440), RATE)
+    levels = frames[:, 0, 0, 0]
+
+    def levels_of(fewest: int) -> np.ndarray:
+        return read_frames(tmp_path / "v.mp4", 24, fewest).mean(axis=(1, 2, 3))
+
+    np.testing.assert_allclose(levels_of(2), levels[[0, 10]], atol=6)
+    np.testing.assert_allclose(levels_of(3), levels[[0, 10, 19]], atol=6)
+    np.testing.assert_allclose(levels_of(4), levels[[0, 5, 10, 19]], atol=6)
+    np.testing.assert_allclose(levels_of(20), levels, atol=6)
+    with pytest.raises(BadSample, match="20 of the 21 video frames that are needed"):
+        levels_of(21)
+
+
+def test_flv_files_are_written_too(tmp_path: Path) -> None:
+    frames = grey_ramp(3, 5)
+    write_video(tmp_path / "v.flv", frames, 5, tone(3, 440), RATE)
+    assert (tmp_path / "v.flv").read_bytes()[:3] == b"FLV"
+    np.testing.assert_allclose(read_frames(tmp_path / "v.flv", 24).mean(axis=(1, 2, 3)), frames[::5, 0, 0, 0], atol=6)
+    assert abs(len(read_audio(tmp_path / "v.flv", RATE)) - 3 * RATE) < 0.2 * RATE
+
+
 @pytest.mark.parametrize("side", [24, 96])
 def test_the_centre_square_is_kept(tmp_path: Path, side: int) -> None:
     frames = np.zeros((3, 48, 64, 3), np.uint8)

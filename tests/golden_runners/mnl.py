@@ -12,13 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmlab.data.corruption import add_gaussian, blank_words, blanked, salt_and_pepper
 from mmlab.fusion.late import fuse
 from mmlab.fusion.pdf import PDFFusion, holo_confidence
 from mmlab.fusion.qmf import QMFFusion
 from mmlab.fusion.static import present_weights, static_weights
 from mmlab.losses.confidence_ranking import Ranking, ranking_losses, relative_history
 from mmlab.losses.late_fusion import late_fusion_losses
-from mmlab.losses.non_target_guidance import NegativeLearning, Rule, at_class, negative_learning
+from mmlab.losses.non_target_guidance import (
+    NegativeLearning,
+    Rule,
+    at_class,
+    competitor,
+    confidence_margin,
+    negative_learning,
+)
+from mmlab.metrics.margins import Margins, lipschitz, robustness_radius, smallest_radius
 
 INPUT = re.compile(r"(logits|weights)_\d+|target|present")
 
@@ -144,11 +153,54 @@ def late_outputs(
 
 
 def robustness(inputs: dict[str, Any]) -> dict[str, Any]:
-    raise NotImplementedError
+    features, heads, biases = (numbered(inputs, name) for name in ("features", "head_weight", "head_bias"))
+    weights, target = torch.tensor(inputs["fusion_weights"]), torch.tensor(inputs["target"])
+    layers = zip(features, heads, biases, strict=True)
+    unimodal = torch.stack([feature @ weight.T + bias for feature, weight, bias in layers])
+    fused = fuse(unimodal, weights)
+    rival = competitor(fused, target)
+    margin = confidence_margin(unimodal, target, rival)
+    tau = lipschitz(heads, target, rival)
+    radius = robustness_radius(margin, tau, weights)
+    found = {
+        "fused_logits": fused,
+        "competitor_j": rival,
+        "ucom": margin.T,
+        "tau": tau.T,
+        "robust_bound": radius,
+        "robust_bound_clipped": radius.clamp(min=0),
+        "robust_bound_min_over_classes": smallest_radius(unimodal, heads, target, weights),
+        "mean_bound": radius.mean(),
+        "mean_ucom": margin.mean(dim=1),
+        "fused_correct": fused.argmax(dim=1) == target,
+    }
+    # What a test logs must be the same means.
+    names = tuple(str(m) for m in range(len(heads)))
+    logged = Margins(names, heads=True).set_dtype(torch.float64)
+    logged.update(fused, unimodal, weights, torch.ones_like(weights, dtype=torch.bool), target, heads)
+    means = logged.compute()
+    torch.testing.assert_close(means["radius"], found["mean_bound"])
+    torch.testing.assert_close(torch.stack([means[f"ucom_{name}"] for name in names]), found["mean_ucom"])
+    return found | {f"logits_{m}": logits for m, logits in enumerate(unimodal)}
 
 
 def corrupted(inputs: dict[str, Any]) -> dict[str, Any]:
-    raise NotImplementedError
+    severity = inputs.get("severity")
+    if "words" in inputs:
+        hit = blanked(torch.tensor(inputs["uniform_draws"]), severity).tolist()
+        words = ["_" if gone else word for word, gone in zip(inputs["words"], hit, strict=True)]
+        # As tokens, one for each word: the compacted text must say the same.
+        tokens = torch.stack((torch.arange(len(words)) + 2, torch.arange(len(words)) + 1))[None]
+        left = blank_words(tokens, torch.tensor([inputs["uniform_draws"]]), severity, blank=1)[0, 0].tolist()
+        assert ["_" if token == 1 else inputs["words"][token - 2] for token in left] == words
+        return {"words_noisy": words, "text_noisy": " ".join(words)}
+    image = torch.tensor(inputs["image"]).double()
+    if "standard_normal_field" in inputs:
+        exact = image + 10 * severity * torch.tensor(inputs["standard_normal_field"])
+        noisy = add_gaussian(image, torch.tensor(inputs["standard_normal_field"]), 10 * severity, 0, 255, whole=True)
+        wrapped = (exact.trunc() < 0).any(dim=-1).sum()
+        return {"image_noisy": noisy.long(), "n_pixels_where_released_code_wraps": wrapped}
+    return {"image_noisy": salt_and_pepper(image, torch.tensor(inputs["mask_0pepper_1salt_2keep"]), 0.0, 255.0).long()}
 
 
 def loss(document: dict[str, Any], case: str) -> dict[str, Any]:

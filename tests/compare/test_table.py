@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mmlab.compare.table import print_table, read_results, table
+from mmlab.compare.results import read_results
+from mmlab.compare.table import print_table, table
 from mmlab.errors import UserError
 
 
@@ -61,6 +62,16 @@ def test_the_split_and_the_metric_can_be_chosen() -> None:
     losses = table([result()], "test", "loss")
     assert "test loss, 40 samples" in losses
     assert "| MNL | 1 | 1.500 | – | – |" in losses
+
+
+def test_what_is_a_share_is_in_per_cent_of_one_modality_too() -> None:
+    own = table([result(test={"acc_audio": 0.25})], "test", "acc_audio")
+    assert "test acc_audio in %, 40 samples" in own
+    assert "| MNL | 1 | 25.0 | – | – |" in own
+    others = result(test={"f1_image": 0.5, "miou": 0.125, "mae": 0.75})
+    assert "| MNL | 1 | 50.0 |" in table([others], "test", "f1_image")
+    assert "| MNL | 1 | 12.5 |" in table([others], "test", "miou")
+    assert "| MNL | 1 | 0.750 |" in table([others], "test", "mae")
 
 
 def test_each_data_set_has_a_table_of_its_own() -> None:

@@ -1,0 +1,83 @@
+"""The picture of ``mmlab compare --corruption``: a metric over severity, one panel for each data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmlab.compare.robustness import Robustness
+from mmlab.compare.rows import heading
+
+# Okabe and Ito's colours, which the colour-blind tell apart, without the yellow that white swallows.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+# One more than colours, so that the pairs repeat late.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# How far apart the first and the last method's error bars stand, as a part of the mean distance of two severities.
+BESIDE = 0.16
+
+
+def draw_robustness(found: list[Robustness], picture: Path) -> None:
+    """Draws the means over the severities, with error bars of a standard deviation over seeds.
+
+    Points and lines stand at their severity; only the error bars are shifted sideways, so that they can be told apart.
+
+    Args:
+        found: one for each panel.
+        picture: the PNG to write, whole or not at all.
+    """
+    from matplotlib.figure import Figure  # costs half a second; only a picture needs it
+
+    methods = sorted({method for panel in found for method in panel.values})
+    columns = min(len(found), 3)
+    rows = -(-len(found) // columns)
+    width = max(6.0, 4.8 * columns)
+    legend_columns = max(1, min(len(methods), int(width / (0.7 + 0.08 * max(map(len, methods))))))
+    legend_rows = -(-len(methods) // legend_columns)
+    figure = Figure(figsize=(width, 3.8 * rows + 0.6 + 0.22 * legend_rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    handles = {}
+    for panel, axes in zip(found, grid[: len(found)], strict=True):
+        first, last = panel.severities[0], panel.severities[-1]
+        distance = (last - first) / (len(panel.severities) - 1) if last > first else 1.0
+        for number, method in enumerate(methods):
+            values = panel.values.get(method, {})
+            if not values:
+                continue
+            colour = COLOURS[number % len(COLOURS)]
+            means = [value.mean for value in values.values()]
+            deviations = [value.deviation or 0.0 for value in values.values()]
+            beside = (number / max(len(methods) - 1, 1) - 0.5) * BESIDE * distance
+            axes.errorbar(
+                [severity + beside for severity in values],
+                means,
+                yerr=deviations,
+                color=colour,
+                alpha=0.6,
+                linestyle="none",
+                elinewidth=2,
+            )
+            (handles[method],) = axes.plot(
+                list(values),
+                means,
+                color=colour,
+                marker=MARKERS[number % len(MARKERS)],
+                markersize=6,
+                markeredgecolor="white",
+                markeredgewidth=0.6,
+                linewidth=1.6,
+            )
+        axes.set_title(f"{panel.dataset}\n{panel.corruption} on {', '.join(panel.corrupted)}", fontsize=10)
+        axes.set_xlim(first - 0.2 * distance, last + 0.2 * distance)
+        axes.set_xticks(panel.severities, [f"{severity:g}" for severity in panel.severities])
+        axes.set_xlabel("severity")
+        axes.set_ylabel(f"test {heading(panel.metric)}")
+        axes.grid(alpha=0.3)
+    for axes in grid[len(found) :]:
+        axes.set_visible(False)
+    figure.suptitle("mean ± standard deviation over seeds (bars, shifted sideways to be told apart)", fontsize=9)
+    figure.legend(
+        [handles[method] for method in methods], methods, loc="outside lower center", ncols=legend_columns, fontsize=9
+    )
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    partial = picture.with_name(f".{picture.name}.partial.png")
+    figure.savefig(partial, dpi=120)
+    partial.replace(picture)

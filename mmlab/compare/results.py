@@ -1,0 +1,111 @@
+"""What runs left behind: result.json and corruption_<name>.json, read without importing torch."""
+
+from __future__ import annotations
+
+import glob
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from mmlab.errors import UserError, did_you_mean
+
+Result = dict[str, Any]
+NEEDED = {"method": str, "dataset": str, "protocol": str, "seed": int, "modalities": list, "splits": dict}
+OF_RUN = NEEDED | {"val": dict}
+OF_CORRUPTION = NEEDED | {"corruption": str, "corrupted": list, "cells": list}
+
+
+def read_results(folders: list[Path], corruption: str | None = None) -> list[Result]:
+    """The results below some folders; what can't be read is named on standard error.
+
+    Args:
+        folders: each a run, or a folder that holds runs.
+        corruption: reads the runs' tests under this corruption, corruption_<name>.json, in place of result.json.
+
+    Raises:
+        UserError: if a folder isn't there, or holds no such file.
+    """
+    name = "result.json" if corruption is None else f"corruption_{corruption}.json"
+    results = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder; give the folder of a run, or one that holds runs.")
+        for file in sorted(folder.rglob(glob.escape(name))):
+            try:
+                result = json.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                print(f"left out {file}: {error}", file=sys.stderr)
+                continue
+            wrong = _lacking(result, corruption)
+            if wrong:
+                print(f"left out {file}: no result of a run, it has no {', '.join(wrong)}", file=sys.stderr)
+            else:
+                results.append(result)
+        for file in sorted(folder.rglob("metrics.csv")):
+            if not file.with_name(name).exists():
+                why = "not finished" if corruption is None else f"not tested under {corruption}"
+                print(f"left out {file.parent}: {why}, it has no {name}", file=sys.stderr)
+    if not results:
+        raise UserError(_nothing(folders, name, corruption))
+    return results
+
+
+def _lacking(result: Any, corruption: str | None) -> list[str]:
+    """What a file must hold to be the result of a run, or of its test under a corruption, and doesn't."""
+    needed = OF_RUN if corruption is None else OF_CORRUPTION
+    if not isinstance(result, dict):
+        return list(needed)
+    wrong = [key for key, kind in needed.items() if not isinstance(result.get(key), kind)]
+    sizes = result["splits"].values() if "splits" not in wrong else []
+    if not all(isinstance(part, dict) and "samples" in part for part in sizes):
+        wrong.append("splits")
+    if corruption is None:
+        return wrong
+    if "splits" not in wrong and "test" not in result["splits"]:
+        wrong.append("test split")
+    if "corruption" not in wrong and result["corruption"] != corruption:
+        wrong.append(f"corruption {corruption}")
+    if "cells" not in wrong and not _are_cells(result["cells"]):
+        wrong.append("cells")
+    return wrong
+
+
+def _are_cells(cells: list[Any]) -> bool:
+    """Whether each of these is one severity under one noise seed, with its metrics."""
+    number = int | float
+    return bool(cells) and all(
+        isinstance(cell, dict)
+        and isinstance(cell.get("severity"), number)
+        and isinstance(cell.get("noise_seed"), int)
+        and isinstance(cell.get("test"), dict)
+        and all(isinstance(value, number) for value in cell["test"].values())
+        for cell in cells
+    )
+
+
+def _nothing(folders: list[Path], name: str, corruption: str | None) -> str:
+    below = f"there is no {name} below {', '.join(map(str, folders))}"
+    if corruption is None:
+        return f"{below}; `mmlab fit` writes one at its end."
+    prefix = "corruption_"
+    known = {file.stem.removeprefix(prefix) for folder in folders for file in folder.rglob(f"{prefix}*.json")}
+    known -= {corruption}
+    there = f"there are tests under {', '.join(sorted(known))}; " if known else ""
+    return (
+        f"{below}{did_you_mean(corruption, known)}; {there}`mmlab test --run DIR --corruption {corruption}` writes one."
+    )
+
+
+def monitor(result: Result) -> str:
+    """The metric that selected a run's checkpoint, without its split."""
+    return str(result.get("monitor", "val/acc")).removeprefix("val/")
+
+
+def dataset(result: Result) -> str:
+    """The data set with what sets apart one way to use it from another, ``AVDigits (hard)``."""
+    details = result.get("dataset_details", {})
+    words = [str(details["variant"])] if details.get("variant") else []
+    words += [f"{details['unseen_speaker']} unseen"] if details.get("unseen_speaker") else []
+    words += ["synthetic"] if details.get("synthetic") else []
+    return result["dataset"] + (f" ({', '.join(words)})" if words else "")

@@ -1,0 +1,163 @@
+"""Rows of a table: runs by method and differing settings, mean and deviation over seeds, what to beware of."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from mmlab.compare.results import Result
+
+# What tells one way to train from another. Of the data it is everything but where they are and who copies them.
+TRAINER = (
+    "max_epochs",
+    "max_steps",
+    "limit_train_batches",
+    "limit_val_batches",
+    "limit_test_batches",
+    "precision",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+)
+NO_SETTING = ("data.workers", "data.seed", "data.dataset.class_path")
+PATHS = ("csv", "root", "out")
+ABSENT = "–"
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation over seeds; one seed alone has no deviation."""
+
+    mean: float
+    deviation: float | None
+
+
+def spread(values: Iterable[tuple[int, float]]) -> Spread | None:
+    """Mean and deviation over seeds; several values of one seed count once, by their mean.
+
+    Args:
+        values: pairs of a seed and a number.
+
+    Returns:
+        None where there is no value.
+    """
+    by_seed: dict[int, list[float]] = defaultdict(list)
+    for seed, value in values:
+        by_seed[seed].append(value)
+    if not by_seed:
+        return None
+    known = [statistics.mean(group) for group in by_seed.values()]
+    return Spread(statistics.mean(known), statistics.stdev(known) if len(known) > 1 else None)
+
+
+def scale(metric: str) -> int:
+    """100 for a metric that is shown in per cent (``acc``, ``f1_audio``, ...), 1 for another."""
+    return 100 if metric.startswith(("acc", "f1", "miou")) else 1
+
+
+def heading(metric: str) -> str:
+    """The metric with its unit."""
+    return f"{metric} in %" if scale(metric) == 100 else metric
+
+
+def cell(value: Spread | None, metric: str) -> str:
+    """A table's cell: ``61.3 ± 0.4``."""
+    if value is None:
+        return ABSENT
+    digits = 1 if scale(metric) == 100 else 3
+    mean = f"{value.mean:.{digits}f}"
+    return mean if value.deviation is None else f"{mean} ± {value.deviation:.{digits}f}"
+
+
+def by_label(results: list[Result]) -> dict[str, list[Result]]:
+    """The runs of each row, in the rows' order.
+
+    A row's label is the method, with those of its options and settings that differ among the runs of that method.
+    """
+    groups: dict[str, list[Result]] = defaultdict(list)
+    for label, result in zip(_labels(results), results, strict=True):
+        groups[label].append(result)
+    return dict(sorted(groups.items()))
+
+
+def seeds(runs: list[Result]) -> frozenset[int]:
+    """The seeds of some runs."""
+    return frozenset(run["seed"] for run in runs)
+
+
+def warnings(groups: dict[str, list[Result]]) -> list[str]:
+    """Sentences on what makes the rows of one table hard to compare; none where nothing does."""
+    results = [run for group in groups.values() for run in group]
+    found = []
+    if len({json.dumps(result["splits"], sort_keys=True) for result in results}) > 1:
+        found.append("Not comparable: these runs saw different splits.")
+    if any(result["protocol"] != "honest" for result in results):
+        found.append("Some of these runs selected their checkpoint on the test split (protocol official).")
+    if len({seeds(group) for group in groups.values()}) > 1:
+        found.append("Not every method has the same seeds.")
+    for method, group in groups.items():
+        count = len(seeds(group))
+        if count < len(group):
+            found.append(
+                f"{method} has several runs of one seed ({len(group)} runs, {count} seed{'s' if count > 1 else ''}): "
+                "each seed counts once, by the mean of its runs."
+            )
+    values: dict[str, set[str]] = defaultdict(set)
+    for result in results:
+        for key, value in _settings(result).items():
+            values[key].add(value)
+    differing = [key for key in values if len(values[key]) > 1]
+    if differing:
+        # By length first, so that 2 comes before 20 and 10.
+        words = [
+            f"{_short(key, differing)} {' / '.join(sorted(values[key], key=lambda value: (len(value), value)))}"
+            for key in differing
+        ]
+        found.append(f"Trained differently: {'; '.join(words)}.")
+    return found
+
+
+def _labels(results: list[Result]) -> list[str]:
+    options = [_flat(_part(result, "model", "init_args"), "model") | _settings(result) for result in results]
+    values: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for result, own in zip(results, options, strict=True):
+        for key, value in own.items():
+            values[result["method"], key].add(value)
+    labels = []
+    for result, own in zip(results, options, strict=True):
+        differing = [key for key in own if len(values[result["method"], key]) > 1]
+        words = [f"{_short(key, differing)} {own[key]}" for key in differing]
+        labels.append(result["method"] + (f" ({', '.join(words)})" if words else ""))
+    return labels
+
+
+def _settings(result: Result) -> dict[str, str]:
+    """How a run was trained, but for its method; nothing for a result without its config."""
+    data = _flat(_part(result, "data"), "data")
+    data = {key: value for key, value in data.items() if key not in NO_SETTING and key.split(".")[-1] not in PATHS}
+    trainer = _part(result, "trainer")
+    known = {f"trainer.{key}": str(trainer[key]) for key in TRAINER if key in trainer}
+    patience = _part(result).get("patience")
+    return data | known | ({} if patience is None else {"patience": str(patience)})
+
+
+def _part(result: Result, *path: str) -> dict[str, Any]:
+    """A part of a run's config; empty where there is none."""
+    part: Any = result.get("config")
+    for key in path:
+        part = part.get(key) if isinstance(part, dict) else None
+    return part if isinstance(part, dict) else {}
+
+
+def _short(key: str, others: Sequence[str]) -> str:
+    """The last part of an option's name, or all of it where another option ends likewise."""
+    last = key.split(".")[-1]
+    return last if sum(other.split(".")[-1] == last for other in others) == 1 else key
+
+
+def _flat(options: Any, prefix: str) -> dict[str, str]:
+    if not isinstance(options, dict):
+        return {prefix: str(options)}
+    inner = [_flat(value, f"{prefix}.{key}") for key, value in options.items()]
+    return {key: value for part in inner for key, value in part.items()}

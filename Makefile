@@ -1,7 +1,7 @@
 # make demo    install, train three methods on the embedded data, print a table
 # make test    install, run all tests
 # make check   format, lint, types, fast tests
-# make table   the README's table from the committed results
+# make table   the README's tables and curves from the committed results
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
@@ -14,7 +14,7 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,video]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,video,text]'
 	touch $@
 
 demo: install
@@ -37,7 +37,8 @@ check: install
 
 table: install
 	$(BIN)/mmlab compare results
+	$(BIN)/mmlab compare results --corruption gaussian --curves results/gaussian.png
 
-# Thirty runs of about a minute each on one core; finished ones are skipped.
+# Seventy runs of about a minute each on one core; finished ones are skipped.
 results: install
 	bash benchmarks/audio_visual.sh $(BIN)/mmlab

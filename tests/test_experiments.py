@@ -23,14 +23,15 @@ PREPARE = {
     "Food101": "",
     "NYUScenes": "",
 }
+TINY_TEXT = "--model.backbones.text {root}/tiny_bert --model.backbones.image small_conv"
 SMALLER = {
     "Keypad": "--data.dataset.train_size 96 --data.dataset.val_size 36 --data.dataset.test_size 36",
     "AVDigits": "--data.dataset.root {root}",
     "GRIDLetters": "--data.dataset.root {root}",
     "KineticsSounds": "--data.dataset.root {root} --data.dataset.frame_side 32 --data.dataset.image_size 32",
     "CREMAD": "--data.dataset.root {root} --data.dataset.frame_side 32 --data.dataset.image_size 32",
-    "MVSASingle": "--data.dataset.root {root} --model.backbones.text {root}/tiny_bert --model.backbones.image small_conv",
-    "Food101": "--data.dataset.root {root} --model.backbones.text {root}/tiny_bert --model.backbones.image small_conv",
+    "MVSASingle": f"--data.dataset.root {{root}} {TINY_TEXT}",
+    "Food101": f"--data.dataset.root {{root}} {TINY_TEXT}",
     "NYUScenes": "--data.dataset.root {root}",
 }
 # On what a family of methods was published, and on the small real sets.
@@ -38,7 +39,7 @@ BALANCED = ("Keypad", "AVDigits", "GRIDLetters", "KineticsSounds")
 DYNAMIC = ("AVDigits", "GRIDLetters", "CREMAD", "MVSASingle", "Food101", "NYUScenes")
 WANTED = {
     **dict.fromkeys(("JointTraining", "Unimodal"), BALANCED),
-    **dict.fromkeys(("LateFusion", "MNL"), {*BALANCED, *DYNAMIC}),
+    **dict.fromkeys(("LateFusion", "MNL"), (*BALANCED, *DYNAMIC)),
     **dict.fromkeys(("QMF", "PDF"), DYNAMIC),
 }
 QUICK = (

@@ -8,9 +8,12 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
+
+from mmlab.data.corruption import Name
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -65,7 +68,7 @@ def test_shell_block(mmlab, block: str) -> None:
             continue
         assert program == "mmlab"
         if line.startswith("prepare"):
-            mmlab(f"{line} --frame_side 32")
+            mmlab(f"{line} --frame_side 32" if "KineticsSounds" in line else line)
         elif ".help" in line:
             exits_well(mmlab, line)
         elif line.startswith("fit") and "--resume" not in line:
@@ -138,8 +141,13 @@ def test_methods_and_data_sets_are_those_there_are(mmlab) -> None:
     assert set(re.findall(r"`(.*?)`", opening)) == methods | datasets
 
 
+def test_corruptions_are_those_there_are() -> None:
+    table = SECTIONS["Test under noise"].split("| --- | --- |")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(get_args(Name))
+
+
 # What a person has, not the checkout: own files, files of a run, and where data lie.
-OWN = ("runs/", "data/", "my_", "../shared/data", ".venv")
+OWN = ("runs/", "data/", "models/", "my_", "../shared/data", ".venv")
 SUFFIXES = {".cff", ".csv", ".json", ".md", ".png", ".py", ".txt", ".yaml"}
 RESULTS = "results/"  # test_results_table asks for it
 

@@ -43,3 +43,8 @@ class Backbone(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """(B, D) from (B, channels, H, W) or (B, channels, T, H, W)."""
         return self.pool(self.maps(x))
+
+
+def reason(error: Exception) -> str:
+    """The first line of what another library raised, so that a message about it stays one sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from torch import nn
 
@@ -20,15 +21,19 @@ class BackboneConfig:
     """One backbone.
 
     Attributes:
-        name: ``small_conv``, a timm model, or the import path of a class of your own (``package.module.Class``),
+        name: ``small_conv``, a timm model, for text a local folder with a model of transformers
+            (``models/bert-base-uncased``), or the import path of a class of your own (``package.module.Class``),
             which is called with the Modality and has its features' width as the attribute ``width``.
-        pretrained: starts from published weights (timm models only).
+        pretrained: starts from published weights (timm models) or the folder's (text models).
         width: channels of the first block (small_conv only; 16 unless given).
+        grid: rows and columns of cells to average the features over, in place of all at once; the features are the
+            cells' one after another (timm models only).
     """
 
     name: str = SMALL_CONV
     pretrained: bool = False
     width: int | None = None
+    grid: tuple[int, int] | None = None
 
 
 Choice = str | BackboneConfig
@@ -90,9 +95,13 @@ def _encoder(modality: Modality, choice: Choice) -> nn.Module:
     if config.name == SMALL_CONV:
         if config.pretrained:
             raise UserError(f"{SMALL_CONV} has no pretrained weights: set pretrained to false, or use a timm model.")
+        _refuse_grid(config)
         _picture(modality, config.name)
         width = SMALL_CONV_WIDTH if config.width is None else config.width
         return SmallConvNet(modality.shape, width)
+    if "/" in config.name or (Path(config.name) / "config.json").is_file():
+        _refuse_grid(config)
+        return _text_model(modality, config)
 
     import timm  # costs seconds, and most quick runs use small_conv
 
@@ -100,23 +109,49 @@ def _encoder(modality: Modality, choice: Choice) -> nn.Module:
 
     if timm.is_model(config.name):
         channels, size = _picture(modality, config.name)
-        return TimmBackbone(config.name, channels, size, config.pretrained)
+        return TimmBackbone(config.name, channels, size, config.pretrained, config.grid)
     if "." not in config.name:
         raise UserError(
             f"there is no backbone {config.name!r}{did_you_mean(config.name, [SMALL_CONV, *timm.list_models()])}: "
-            f"give {SMALL_CONV}, the name of a timm model, or the import path of a class (package.module.Class)."
+            f"give {SMALL_CONV}, the name of a timm model, the folder of a text model, or the import path of a class "
+            f"(package.module.Class)."
         )
     if config.pretrained:
         raise UserError(f"{config.name} is not from timm: leave pretrained out and load its weights in its class.")
+    _refuse_grid(config)
     return _own_class(config.name, modality)
+
+
+def _refuse_grid(config: BackboneConfig) -> None:
+    if config.grid is not None:
+        raise UserError(f"the backbone {config.name} has no grid to choose: leave grid out, or use a timm model.")
+
+
+def _text_model(modality: Modality, config: BackboneConfig) -> nn.Module:
+    if modality.kind != "text":
+        raise UserError(
+            f"{config.name} is a folder, which only the model of a text has, but the modality {modality.name!r} is of "
+            f"the kind {modality.kind}: give it {SMALL_CONV} or a timm model."
+        )
+    try:
+        import transformers  # noqa: F401  # costs seconds, and only texts need it
+    except ImportError as error:
+        raise UserError(
+            'Encoding texts needs transformers, which is not installed: run pip install "mmlab[text]".'
+        ) from error
+    from mmlab.backbones.transformers import TextBackbone
+
+    return TextBackbone(Path(config.name), modality, config.pretrained)
 
 
 def _picture(modality: Modality, backbone: str) -> tuple[int, tuple[int, int]]:
     """The channels and the size (H, W) of what the backbone sees at once."""
     if modality.kind not in ("audio", "image", "frames", "flow", "depth"):
+        own = "the folder of a text model" if modality.kind == "text" else "a backbone of its own by import path"
+        example = "models/bert-base-uncased" if modality.kind == "text" else "package.module.Class"
         raise UserError(
             f"{backbone} encodes pictures, but the modality {modality.name!r} is of the kind {modality.kind}: "
-            f"give it a backbone of its own by import path (--model.backbones.{modality.name} package.module.Class)."
+            f"give it {own} (--model.backbones.{modality.name} {example})."
         )
     return modality.shape[0], (modality.shape[-2], modality.shape[-1])
 

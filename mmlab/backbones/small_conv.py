@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlab.backbones.base import Backbone
+from mmlab.backbones.grid import averages
 from mmlab.errors import UserError
 
 GRID = (2, 4)
@@ -47,9 +48,8 @@ class SmallConvNet(Backbone):
         frames = shape[1] if len(shape) == 4 else 1
         halved = [frames, *(-(-side // 8) for side in shape[-2:])]
         grid = (TIMES if frames > 1 else 1, *GRID)
-        # Products with fixed matrices: the backward of torch's adaptive pooling isn't deterministic on a GPU.
         for axis, size, bins in zip("thw", halved, grid, strict=True):
-            self.register_buffer(f"bins_{axis}", _averages(size, bins), persistent=False)
+            self.register_buffer(f"bins_{axis}", averages(size, bins), persistent=False)
         self.projection = nn.Linear(self.width * math.prod(grid), self.width)
 
     def picture_maps(self, pictures: Tensor) -> Tensor:
@@ -60,15 +60,6 @@ class SmallConvNet(Backbone):
         """(B, T, D, h, w) to (B, D), by way of the grid."""
         coarse = torch.einsum("btdhw,xt,yh,zw->bdxyz", maps, self.bins_t, self.bins_h, self.bins_w)
         return self.projection(coarse.flatten(1))
-
-
-def _averages(size: int, bins: int) -> Tensor:
-    """(bins, size): row b averages the positions from floor(b size / bins) to ceil((b + 1) size / bins)."""
-    rows = torch.zeros(bins, size)
-    for b in range(bins):
-        first, end = b * size // bins, -(-(b + 1) * size // bins)
-        rows[b, first:end] = 1 / (end - first)
-    return rows
 
 
 def _block(before: int, after: int, stride: int) -> nn.Module:

@@ -15,8 +15,9 @@ mmlab: balanced and robust multimodal learning
   mmlab fit --model MNL --data.dataset AVDigits --model.backbone resnet18 --trainer.max_epochs 20
   mmlab fit --resume runs/...                               go on with a run that was stopped
   mmlab validate | test | predict --run runs/...            the run's config and its selected checkpoint
+  mmlab test --run runs/... --corruption gaussian           under noise, at severities 0, 5 and 10
   mmlab prepare KineticsSounds --root data/kinetics_sounds  verify, decode once, pack; can be resumed
-  mmlab compare runs/...                                    a table, mean and deviation over seeds
+  mmlab compare runs/... [--corruption gaussian]            a table, mean and deviation over seeds
   mmlab list methods | datasets | backbones | experiments
 
   mmlab COMMAND --help           a command's options;  --print_config after the others: the whole config

@@ -130,11 +130,17 @@ def _with_names(parser: ArgumentParser, words: list[str]) -> list[str]:
             position += 1
     if not refined:
         return words
-    config = parser.parse_args(rest)
-    named = [(key, config.get(f"model.init_args.{key}")) for key in dict.fromkeys(refined)]
-    first = next(number for number, word in enumerate(words) if _BACKBONE_FIELD.match(word))
-    names = [f"--model.{key}.name={name}" for key, name in named if isinstance(name, str)]
-    return [*words[:first], *names, *words[first:]]
+    config = parser.parse_args([word for word in rest if not word.startswith("--print_config")])
+    named: list[str] = []
+    waiting = set(refined)
+    for word in words:
+        field = _BACKBONE_FIELD.match(word)
+        if field and field[1] in waiting:
+            waiting.remove(field[1])
+            name = config.get(f"model.init_args.{field[1]}")
+            named += [f"--model.{field[1]}.name={name}"] if isinstance(name, str) else []
+        named.append(word)
+    return named
 
 
 def _counts_stay_counts(hint: Any) -> Any:

@@ -75,9 +75,11 @@ def test_settings_from_several_places_merge(tmp_path):
     parser.add_argument("--backbones", type=Backbones, default=NO_OVERRIDES)
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     first.write_text("backbones: {audio: resnet18, video: {name: resnet10t, pretrained: true}}")
-    second.write_text("backbones: {audio: {name: small_conv, width: 8}}")
+    second.write_text("backbones: {audio: {name: small_conv, width: 8}, image: {name: resnet18, grid: [3, 1]}}")
     parsed = parser.parse_args([f"--config={first}", f"--config={second}", "--backbones.video.pretrained=false"])
     merged = parser.instantiate(parsed).backbones
     assert merged.audio == BackboneConfig("small_conv", width=8)
     assert merged.video == BackboneConfig("resnet10t", pretrained=False)
-    assert all(getattr(merged, field.name) is None for field in fields(merged) if field.name not in ("audio", "video"))
+    assert merged.image == BackboneConfig("resnet18", grid=(3, 1))
+    given = ("audio", "video", "image")
+    assert all(getattr(merged, field.name) is None for field in fields(merged) if field.name not in given)

@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 
 from mmlab.backbones.timm import TimmBackbone
 from mmlab.errors import UserError
@@ -45,6 +46,27 @@ def test_frames_are_encoded_one_by_one():
     maps = net.maps(clips)
     assert maps.shape == (2, 4, 512, 1, 1)
     torch.testing.assert_close(maps[1, 2], net.maps(clips[1:, :, 2])[0, 0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("grid", [(3, 1), (2, 2), (1, 1)])
+def test_a_grid_keeps_its_cells_apart(grid):
+    net = TimmBackbone("resnet10t", 3, (160, 128), grid=grid).eval()
+    x = torch.randn(2, 3, 160, 128)
+    maps = net.picture_maps(x)
+    pooled = F.adaptive_avg_pool2d(maps, grid)
+    assert maps.shape[2:] == (5, 4)
+    assert net.width == 512 * grid[0] * grid[1]
+    torch.testing.assert_close(net(x), pooled.flatten(2).transpose(1, 2).flatten(1))
+    plain = TimmBackbone("resnet10t", 3, (160, 128)).eval()
+    plain.load_state_dict(net.state_dict())  # the grid adds nothing to a checkpoint
+    torch.testing.assert_close(plain(x), maps.mean(dim=(2, 3)), rtol=0, atol=0)
+
+
+def test_a_grid_of_a_clip_is_the_mean_of_its_frames():
+    net = TimmBackbone("resnet10t", 3, (64, 64), grid=(2, 1)).eval()
+    clips = torch.randn(2, 3, 4, 64, 64)
+    each = torch.stack([net(clips[:, :, frame]) for frame in range(4)])
+    torch.testing.assert_close(net(clips), each.mean(dim=0), rtol=1e-4, atol=1e-5)
 
 
 def test_building_leaves_batch_statistics_alone():

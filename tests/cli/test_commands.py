@@ -11,6 +11,10 @@ import yaml
 from PIL import Image
 
 SCORES = {f"{metric}{which}" for metric in ("acc", "f1") for which in ("", "_audio", "_image")}
+MARGINS = {
+    *("margin", "radius", "radius_clipped", "radius_min"),
+    *(f"{key}_{name}" for key in ("ucom", "ucom_positive", "tau", "radius") for name in ("audio", "image")),
+}
 
 
 def result(run: str | Path) -> dict:
@@ -45,7 +49,7 @@ def test_the_columns_of_metrics_csv(finished: Path) -> None:
     assert first.keys() == {
         *("stage", "epoch", "step", "lr", "val/loss"),
         *(f"train/{name}" for name in losses),
-        *(f"val/{name}" for name in SCORES),
+        *(f"val/{name}" for name in SCORES | MARGINS),
     }
     assert [(row["stage"], row["epoch"], row["step"]) for row in (first, second)] == [
         ("fit", "1", "5"),
@@ -65,7 +69,7 @@ def test_the_content_of_result_json(finished: Path) -> None:
     assert {name: part["samples"] for name, part in content["splits"].items()} == {"train": 96, "val": 36, "test": 37}
     assert len({part["sha256"] for part in content["splits"].values()}) == 3
     assert all(len(part["sha256"]) == 64 for part in content["splits"].values())
-    assert content["val"].keys() == content["test"].keys() == SCORES | {"loss"}
+    assert content["val"].keys() == content["test"].keys() == SCORES | MARGINS | {"loss"}
     curve = [float(row["val/acc"]) for row in rows(finished / "metrics.csv")]
     assert content["val"]["acc"] == pytest.approx(max(curve), abs=1e-5)
     assert content["best_epoch"] == 1 + curve.index(max(curve))
@@ -157,6 +161,20 @@ def test_overriding_one_backbone_leaves_the_others(mmlab, tiny: str) -> None:
     assert (backbones["audio"]["width"], backbones["image"]["width"]) == (8, 12)
     assert config("changed")["model"]["init_args"]["backbone"]["width"] == 4
     assert result("changed")["parameters"] < result("both")["parameters"]
+
+
+def test_fields_refine_backbones_that_are_named_after_others(mmlab, capsys: pytest.CaptureFixture[str]) -> None:
+    line = (
+        "fit --model MNL --data.dataset Keypad --model.backbone.width 4 "
+        "--model.backbones.image resnet10t --model.backbones.image.pretrained false --print_config"
+    )
+    with pytest.raises(SystemExit) as end:
+        mmlab(line)
+    assert end.value.code == 0
+    options = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    assert options["backbone"] == {"name": "small_conv", "pretrained": False, "width": 4, "grid": None}
+    assert options["backbones"]["image"]["name"] == "resnet10t"
+    assert options["backbones"]["audio"] is None
 
 
 def test_several_config_files_are_merged_and_flags_win(mmlab, tiny: str) -> None:

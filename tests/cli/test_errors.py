@@ -303,6 +303,38 @@ def test_predict_refuses_an_unknown_split_and_a_bad_place(mmlab, finished: Path)
     assert_one_sentence(mmlab(f"predict --run {finished} --out file/table.csv", code=2), "file", "check the path")
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--corruption gausian", ["--corruption gausian (did you mean 'gaussian'?)", "salt_and_pepper", "missing"]),
+        ("--corruption", ["--corruption needs a value"]),
+        ("--corruption missing --severity 11", ["the severity of missing is 11", "0 to 10"]),
+        ("--corruption salt_and_pepper --severity 5,10.5", ["the severity of salt_and_pepper is 10.5", "0 to 10"]),
+        ("--corruption gaussian --severity -1", ["the severity of gaussian is -1", "0 or more"]),
+        ("--corruption gaussian --severity nan", ["the severity of gaussian is nan", "0 or more"]),
+        ("--corruption gaussian --severity x", ["--severity has 'x'", "--severity 0,5,10"]),
+        ("--corruption gaussian --severity 5,,10", ["--severity has ''", "--severity 0,5,10"]),
+        ("--corruption gaussian --severity 5,10,5", ["--severity names 5 twice"]),
+        ("--corruption gaussian --noise_seeds 0", ["--noise_seeds is 0", "1 or more"]),
+        ("--corruption gaussian --noise_seeds 2.5", ["--noise_seeds has '2.5'", "--noise_seeds 5"]),
+        ("--corruption blank_words", ["needs text with a blank token", "audio (audio), image (image)"]),
+        ("--severity 5", ["--severity needs --corruption", "gaussian, salt_and_pepper, blank_words, missing"]),
+        ("--noise_seeds 5", ["--noise_seeds needs --corruption"]),
+        ("--input_radius maybe", ["--input_radius is 'maybe'", "true or false"]),
+        ("--corruptoin gaussian", ["no option --corruptoin", "did you mean 'corruption'?"]),
+    ],
+)
+def test_a_wrong_corruption(mmlab, finished: Path, flags: str, words: list[str]) -> None:
+    assert_one_sentence(mmlab(f"test --run {finished} {flags}", code=2), *words)
+    assert not list(finished.glob("corruption_*"))
+
+
+@pytest.mark.parametrize("command", ["validate", "predict"])
+def test_only_the_test_knows_corruptions(mmlab, finished: Path, command: str) -> None:
+    err = mmlab(f"{command} --run {finished} --corruption gaussian", code=2)
+    assert_one_sentence(err, "no option --corruption")
+
+
 def test_a_folder_that_is_taken(mmlab, tiny: str, finished: Path) -> None:
     err = mmlab(f"fit --model MNL {tiny} --run_dir {finished}", code=2)
     assert_one_sentence(err, "holds a run already", f"--resume {finished}", "--run_dir")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from mmlab.backbones.config import NO_OVERRIDES, Backbones, Choice
 from mmlab.data.base import MultimodalDataset, Split, SplitName, Transform
 from mmlab.data.image import Normalise
+from mmlab.data.keypad import Keypad
 from mmlab.draws import Draws
 from mmlab.methods.base import Method, OptimizerFactory, SchedulerFactory
 from mmlab.types import Batch, Modality, Prediction, Regression, Segmentation, Task
@@ -43,6 +45,20 @@ class Brightness(MultimodalDataset):
         ids = [f"{name}{position}" for position in range(size)]
         arrays = {"front": pictures[0], "rear": pictures[1]}
         return Split(ids, targets, np.arange(size), arrays, np.ones((size, 2), dtype=bool))
+
+
+class Gaps(Keypad):
+    """Keypad whose training samples lack one modality or the other, in an uneven pattern."""
+
+    def splits(self) -> dict[SplitName, Split]:
+        splits = super().splits()
+        rows = np.arange(len(splits["train"]))
+        present = np.ones((len(rows), 2), dtype=bool)
+        present[rows % 3 == 0, 0] = False
+        present[rows % 7 == 1, 1] = False
+        present[~present.any(axis=1)] = True
+        splits["train"] = replace(splits["train"], present=present)
+        return splits
 
 
 class Halves(Brightness):

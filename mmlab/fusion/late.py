@@ -92,6 +92,10 @@ class WeightedFusion(nn.Module, ABC):
             calibrate: see :meth:`forward`.
         """
 
+    def decays(self) -> list[tuple[nn.Parameter, float]]:
+        """Parameters with a weight decay of their own; none unless a subclass has some."""
+        return []
+
     def objective(
         self, decision: LateDecision, target: Tensor, index: Tensor, present: Tensor, gathered: Gathered
     ) -> dict[str, Tensor]:

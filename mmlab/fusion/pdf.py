@@ -89,9 +89,11 @@ class PDFFusion(WeightedFusion):
         """How far each net is from the true class's probability: ``mean |r^m - sg(p^m_y)|``."""
         assert decision.confidence is not None
         probability = at_class(decision.unimodal.detach().softmax(dim=2), target)
-        errors = mean_over((decision.confidence.T - probability).abs(), present.T)
+        every = gathered(present, False)
+        counts = every.sum(dim=0) * (len(present) / len(every))  # the mean of the processes' numbers
+        errors = mean_over((decision.confidence.T - probability).abs(), present.T, counts)
         return {f"confidence_{name}": error for name, error in zip(self.names, errors, strict=True)}
 
-    def first_layers(self) -> list[nn.Parameter]:
-        """The parameters that the released code decays."""
-        return [parameter for net in self.confidence_nets for parameter in net[0].parameters()]  # type: ignore[index]
+    def decays(self) -> list[tuple[nn.Parameter, float]]:
+        """The first layer of each net, by 1."""
+        return [(parameter, 1.0) for net in self.confidence_nets for parameter in net[0].parameters()]  # type: ignore[index]

@@ -15,7 +15,12 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def late_fusion_losses(
-    fused: Tensor, unimodal: Tensor, target: Tensor, present: Tensor, criterion: Criterion
+    fused: Tensor,
+    unimodal: Tensor,
+    target: Tensor,
+    present: Tensor,
+    criterion: Criterion,
+    counts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The mean loss of the fused logits and of each modality's logits.
 
@@ -25,23 +30,27 @@ def late_fusion_losses(
         target: (B,) class indices.
         present: (B, M) bool. A modality's loss is averaged over the samples that have it, 0 where none has.
         criterion: the task's loss of each sample.
+        counts: (M,) how many have it, see :func:`mean_over`.
 
     Returns:
         The fused loss, a scalar, and the unimodal losses, (M,); float32 at least, whatever the logits are.
     """
     precision = torch.promote_types(unimodal.dtype, torch.float32)
     each = torch.stack([criterion(logits.to(precision), target) for logits in unimodal])
-    return criterion(fused.to(precision), target).mean(), mean_over(each, present.T)
+    return criterion(fused.to(precision), target).mean(), mean_over(each, present.T, counts)
 
 
-def mean_over(values: Tensor, kept: Tensor) -> Tensor:
+def mean_over(values: Tensor, kept: Tensor, counts: Tensor | None = None) -> Tensor:
     """The mean over the last dimension of the values that are kept, 0 where none is.
 
     Args:
         values: (..., B).
         kept: (..., B) bool.
+        counts: (...) what to divide by; the number that is kept unless given. With several processes, the mean of
+            their numbers makes the mean of their results what one process would have.
     """
-    return (values * kept).sum(dim=-1) / kept.sum(dim=-1).clamp(min=1)
+    counts = kept.sum(dim=-1) if counts is None else counts
+    return (values * kept).sum(dim=-1) / torch.where(counts > 0, counts, 1)
 
 
 def weights_of_unimodal(given: Sequence[float] | None, names: Sequence[str]) -> Tensor:

@@ -155,6 +155,7 @@ def negative_learning(
     target: Tensor,
     present: Tensor,
     *,
+    counts: Tensor | None = None,
     lam: float,
     variant: Variant,
     rule: Rule,
@@ -174,6 +175,7 @@ def negative_learning(
         unimodal: (M, B, C) logits.
         target: (B,) class indices.
         present: (B, M) bool.
+        counts: (M,) how many samples have each modality, see :func:`~mmlab.losses.late_fusion.mean_over`.
         lam: strength of the guidance. 0.7 belongs to the official variant's division by C.
         variant: whose reduction and terms.
         rule: who guides, see :func:`guides`.
@@ -187,7 +189,7 @@ def negative_learning(
     """
     precision = torch.promote_types(unimodal.dtype, torch.float32)
     fused, unimodal = fused.to(precision), unimodal.to(precision)
-    ce_fused, ce_unimodal = late_fusion_losses(fused, unimodal, target, present, _cross_entropy)
+    ce_fused, ce_unimodal = late_fusion_losses(fused, unimodal, target, present, _cross_entropy, counts)
 
     rival = competitor(fused.detach(), target)
     margin = confidence_margin(unimodal.detach(), target, rival)

@@ -199,7 +199,22 @@ class Method(LightningModule, ABC):
         if self._trainer is None or self.trainer.world_size == 1:
             return rows
         every = cast(Tensor, self.all_gather(rows, sync_grads=gradient))
+        if every.requires_grad:
+            # torch 2.11 gives the processes a transposed gradient with its numbers in another order.
+            every.register_hook(Tensor.contiguous)
         return every.transpose(0, 1).flatten(0, 1)  # the samples of a batch are dealt out in turn
+
+    def counts(self, present: Tensor) -> Tensor:
+        """How many samples of a batch have each modality, (M,): with several processes, the mean of their numbers.
+
+        A loss that is averaged over the samples that have a modality divides by these: the mean of the processes'
+        losses then is one process's.
+
+        Args:
+            present: (B, M) bool.
+        """
+        every = self.gathered(present)
+        return every.sum(dim=0) * (len(present) / len(every))
 
     @property
     def selecting(self) -> bool:
@@ -234,7 +249,7 @@ class Method(LightningModule, ABC):
         self._sums = LossSums()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses to overwrite a good checkpoint with weights that a NaN went through; keeps the running means.
+        """Refuses to overwrite a good checkpoint with weights that a NaN went through; keeps what resuming needs.
 
         Raises:
             UserError: if there is one.
@@ -248,6 +263,7 @@ class Method(LightningModule, ABC):
             )
         checkpoint["mmlab_plateau"] = self._plateau.state_dict() if self._plateau else None
         checkpoint["mmlab_method"] = type(self).__name__
+        checkpoint["mmlab_data"] = self._data.trained_on
         checkpoint["mmlab_sums"] = self._sums.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

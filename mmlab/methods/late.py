@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from mmlab.backbones.config import Backbones, Choice
 from mmlab.fusion.late import LateDecision, WeightedFusion
-from mmlab.fusion.pdf import PDFFusion
 from mmlab.losses.late_fusion import late_fusion_losses, weights_of_unimodal
 from mmlab.methods.base import Method, OptimizerFactory, SchedulerFactory
 from mmlab.types import Batch, Prediction
@@ -57,29 +56,34 @@ class LateFusionMethod(Method, ABC):
         return self.fusion(features, present, calibrate=not self.training and not self.selecting), features
 
     def forward(self, inputs: dict[str, Tensor], present: Tensor) -> Prediction:
-        """Classifies by each modality and fuses the logits."""
+        """Classifies by each modality and fuses the logits.
+
+        The uncertainty of a dynamic fusion is 1 - its confidence: between 0 and 1 for PDF, without bounds for QMF.
+        """
         decision, features = self.decide(inputs, present)
         unimodal = dict(zip(self.spec.names, decision.unimodal, strict=True))
         uncertainty = None if decision.confidence is None else 1 - decision.confidence
         return Prediction(decision.logits, unimodal, decision.weights, uncertainty, features)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """One group, and a second for what PDF's released code decays by 1."""
-        groups = super().parameter_groups()
-        if not isinstance(self.fusion, PDFFusion):
-            return groups
-        decayed = {id(parameter) for parameter in self.fusion.first_layers()}
-        (trains,) = (group["params"] for group in groups)
-        return [
-            {"params": [parameter for parameter in trains if id(parameter) not in decayed]},
-            {"params": [parameter for parameter in trains if id(parameter) in decayed], "weight_decay": 1.0},
-        ]
+        """One group of all that trains; those that the fusion decays by a weight of its own come in another."""
+        decayed = {id(parameter): decay for parameter, decay in self.fusion.decays()}
+        groups: dict[float | None, list[nn.Parameter]] = {None: []}
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                groups.setdefault(decayed.get(id(parameter)), []).append(parameter)
+        return [{"params": own} | ({} if decay is None else {"weight_decay": decay}) for decay, own in groups.items()]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The task's loss of the fused and of each modality's decision, and what the fusion itself trains by."""
         decision, _ = self.decide(batch.inputs, batch.present)
         fused, each = late_fusion_losses(
-            decision.logits, decision.unimodal, batch.target, batch.present, self.spec.task.criterion
+            decision.logits,
+            decision.unimodal,
+            batch.target,
+            batch.present,
+            self.spec.task.criterion,
+            self.counts(batch.present),
         )
         own = self.fusion.objective(decision, batch.target, batch.index, batch.present, self.gathered)
         name = self.spec.task.loss

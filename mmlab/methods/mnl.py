@@ -128,6 +128,7 @@ class MNL(LateFusionMethod):
             decision.unimodal,
             batch.target,
             batch.present,
+            counts=self.counts(batch.present),
             lam=self.lam,
             variant=self.variant,
             rule=self.guidance_rule,

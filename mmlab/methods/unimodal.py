@@ -66,4 +66,4 @@ class Unimodal(Method):
         """Cross-entropy over the samples that have the modality."""
         logits = self(batch.inputs, batch.present).logits
         each = self.spec.task.criterion(logits, batch.target)
-        return {"loss": mean_over(each, batch.present[:, self.position])}
+        return {"loss": mean_over(each, batch.present[:, self.position], self.counts(batch.present)[self.position])}

@@ -3,7 +3,7 @@
 What a case is about shows in its inputs. The loss takes its settings from them (``logits_k``, ``target``, ``present``,
 ``weights_k``), from ``hyper``, and in the files of the paper's equation from words in the case's name: ``official``,
 ``warm``, ``all``, ``conf``, ``prior_k``, ``off``. A step of QMF goes on from the steps before it: cases of one name but
-for the number at its end, in ascending order.
+for its last number, in ascending order.
 """
 
 import re
@@ -63,12 +63,20 @@ def alone(rows: Tensor, gradient: bool) -> Tensor:  # as Method.gathered with on
     return rows if gradient else rows.detach()
 
 
-def qmf(document: dict[str, Any], case: str) -> dict[str, Any]:
-    name, number = re.fullmatch(r"(.*?)(\d*)", case).groups()
+def number_in(case: str) -> int:
+    """The last number in a case's name; -1 for none."""
+    return int((re.findall(r"\d+", case) or [-1])[-1])
+
+
+def cases_like(document: dict[str, Any], case: str) -> set[str]:
+    """The cases whose names differ from this one's in the last number only."""
     cases = {key.split("/")[0] for key in document["inputs"]}
-    steps = [other for other in cases if re.fullmatch(rf"{re.escape(name)}\d+", other)] if number else [case]
-    steps = sorted((step for step in steps if step == case or int(step[len(name) :]) < int(number)), key=len)
-    steps.sort(key=lambda step: int(step[len(name) :] or 0))
+    name = re.compile(r"\d+(?=\D*$)")
+    return {other for other in cases if name.sub("", other) == name.sub("", case)} if number_in(case) >= 0 else {case}
+
+
+def qmf(document: dict[str, Any], case: str) -> dict[str, Any]:
+    steps = sorted((step for step in cases_like(document, case) if number_in(step) <= number_in(case)), key=number_in)
 
     size = document["hyper"]["history_size"]
     first = inputs_of(document, case)
@@ -113,7 +121,7 @@ def pdf(inputs: dict[str, Any]) -> dict[str, Any]:
     own = fusion.objective(decision, target, torch.arange(len(target)), present, alone)
     found = late_outputs(decision, target, present, own, logits, "", features)
     tested = fusion.decide(unimodal, features, present, calibrate=True)
-    holo = holo_confidence(decision.confidence, present)
+    holo = holo_confidence(decision.confidence.clamp(1e-6, 1 - 1e-6), present)
     probability = at_class(unimodal.softmax(dim=2), target)
     for m in range(len(logits)):
         found[f"mono_conf_{m}"] = decision.confidence[:, m : m + 1]

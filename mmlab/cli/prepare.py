@@ -42,6 +42,8 @@ def prepare(words: list[str]) -> None:
 
         raise UserError(explain(str(error), parser, rest)) from None
     synthetic, workers = options.pop("synthetic"), options.pop("workers")
+    if workers < 1:
+        raise UserError(f"--workers is {workers}; it must be 1 or more.")
     dataset = known[name](**options.as_dict())
     if synthetic:
         dataset.write_synthetic()

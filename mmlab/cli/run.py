@@ -30,13 +30,15 @@ from mmlab.errors import UserError, did_you_mean
 from mmlab.methods.base import Method
 from mmlab.runs.callbacks import WholeFiles
 from mmlab.runs.corrupted import evaluate_corrupted, make_cells, write_corrupted
-from mmlab.runs.fit import Plan, evaluate, fit, load_weights, partial, selected_checkpoint
+from mmlab.runs.fit import Plan, check_data, evaluate, fit, load_weights, partial, selected_checkpoint
 from mmlab.runs.folder import RunFolder, read_json, write_json, write_text
 from mmlab.runs.predictions import write_predictions
 from mmlab.runs.tracking import begin_wandb, finish_wandb
 
 # The processes that DDP starts run this same command: the first one tells them the folder that it chose.
 RUN_DIR_VARIABLE = "MMLAB_RUN_DIR"
+# Metrics that are printed on a line of their own.
+MARGINS = ("margin", "radius", "ucom", "tau")
 
 
 def run(command: str, words: list[str]) -> None:
@@ -103,7 +105,7 @@ def _expand(command: str, words: list[str]) -> tuple[list[str], RunFolder | None
     while position < len(words):
         name = words[position].removeprefix("--")
         if words[position].startswith("--") and name in names:
-            if position + 1 == len(words):
+            if position + 1 == len(words) or words[position + 1].startswith("--"):
                 raise UserError(f"--{name} needs a value.")
             own[name] = words[position + 1]
             position += 2
@@ -185,7 +187,8 @@ def _evaluate(
     seed_everything(config.seed, workers=True, verbose=False)
     method, data, trainer_options = _instantiate(parser, config)
     method.begin(method.stages()[-1])
-    load_weights(method, selected_checkpoint(folder, method))
+    selected = selected_checkpoint(folder, method)
+    check_data(load_weights(method, selected), data, selected)
     trainer = _trainer_maker(trainer_options, folder)([], [], None)
     if command == "predict":
         split = own.get("split", "test")
@@ -200,7 +203,17 @@ def _evaluate(
         return
     plain = yaml.safe_load(_dump(parser, config))
     _say_if_partial(plain)
-    method.input_radius = own.get("input_radius", "false").lower() == "true"
+    if own.get("input_radius", "false").lower() == "true":
+        if not method.linear_heads:
+            raise UserError(
+                f"--input_radius true: {type(method).__name__} fuses no logits of the modalities, so that there is no "
+                f"margin to take a radius of; leave it out."
+            )
+        if any(modality.kind == "text" for modality in data.dataset.modalities):
+            print_rank_zero(
+                "text has no slope, so that there is no radius_input_local; the other modalities' slopes are given."
+            )
+        method.input_radius = True
     if "corruption" in own:
         _test_corrupted(method, data, trainer, folder, plain, own)
         return
@@ -226,13 +239,12 @@ def _test_corrupted(
     severities = [_number("severity", word, float) for word in own.get("severity", "0,5,10").strip("[]").split(",")]
     cells = make_cells(corruption.name, severities, _number("noise_seeds", own.get("noise_seeds", "1"), int))
     rows = evaluate_corrupted(trainer, method, data, corruption, cells)
-    file = folder.corrupted(name)
-    write_corrupted(file, method, data, config, partial(config), rows)
     print_rank_zero(f"{name} on {', '.join(corruption.touched)}:")
     for row in rows:
         shown = {key: value for key, value in row["test"].items() if key.split("_")[0] == method.spec.task.monitor}
         _print_line(f"severity {row['severity']:g}, noise seed {row['noise_seed']}", shown)
-    print_rank_zero(f"results: {file}")
+    if trainer.is_global_zero:
+        print(write_corrupted(folder, selected_checkpoint(folder, method), method, data, config, rows))
 
 
 def _number(flag: str, word: str, kind: Callable[[str], Any]) -> Any:
@@ -240,7 +252,8 @@ def _number(flag: str, word: str, kind: Callable[[str], Any]) -> Any:
         return kind(word)
     except ValueError:
         example = "0,5,10" if flag == "severity" else "5"
-        raise UserError(f"--{flag} has {word.strip()!r}, which is no number: write --{flag} {example}.") from None
+        what = "number" if flag == "severity" else "whole number"
+        raise UserError(f"--{flag} has {word.strip()!r}, which is no {what}: write --{flag} {example}.") from None
 
 
 def _say_if_partial(config: dict[str, Any]) -> None:
@@ -344,7 +357,10 @@ def _dump(parser: ArgumentParser, config: Namespace) -> str:
 def _print_metrics(result: dict[str, Any]) -> None:
     for split in ("val", "test"):
         if split in result:
-            _print_line(split, result[split])
+            margins = {key for key in result[split] if key.startswith(MARGINS)}
+            _print_line(split, {key: value for key, value in result[split].items() if key not in margins})
+            if margins:
+                _print_line(f"{split} margins", {key: result[split][key] for key in result[split] if key in margins})
 
 
 def _print_line(name: str, metrics: dict[str, float]) -> None:

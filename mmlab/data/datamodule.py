@@ -65,6 +65,14 @@ class MultimodalDataModule(LightningDataModule):
                 raise UserError(f"the {name} split of {type(self.dataset).__name__} is empty.")
         return splits
 
+    @cached_property
+    def trained_on(self) -> dict[str, Any]:
+        """The classes, if there are some, and the SHA-256 of the training split, as plain data for checkpoints."""
+        return {
+            "classes": list(getattr(self.dataset.task, "classes", ())),
+            "train": self.splits["train"].digest(),
+        }
+
     @property
     def spec(self) -> dict[str, Any]:
         """The DataSpec as plain data, which the command line hands to the method."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_only
 
 from mmlab.data.corruption import Cell, Corruption, Name, check_severity
 from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.errors import UserError
 from mmlab.methods.base import Method
-from mmlab.runs.folder import write_json
+from mmlab.runs.fit import partial
+from mmlab.runs.folder import RunFolder, read_json, write_json
 from mmlab.runs.result import describe
 
 
@@ -53,34 +54,44 @@ def evaluate_corrupted(
     return rows
 
 
-@rank_zero_only
 def write_corrupted(
-    path: Path,
+    folder: RunFolder,
+    checkpoint: Path,
     method: Method,
     data: MultimodalDataModule,
     config: dict[str, Any],
-    partial: list[str],
     rows: list[dict[str, Any]],
-) -> None:
+) -> str:
     """Writes the cells with everything that a table needs of the run.
 
+    Cells that an earlier test of the same checkpoint on the same data wrote stay, unless they were computed anew. What
+    was computed from a part of the test split never takes the place of what was computed from all of it.
+
     Args:
-        path: of the file.
-        method: that was tested.
+        folder: of the run.
+        checkpoint: that was tested.
+        method: with its weights.
         data: with its corruption.
         config: of the run.
-        partial: the limits that let it see a part of the data only.
         rows: from :func:`evaluate_corrupted`.
+
+    Returns:
+        A line that says where the results are.
     """
     assert data.corruption is not None
-    write_json(
-        path,
-        {
-            **describe(method, data, config["seed"]),
-            "config": config,
-            "partial": partial,
-            "corruption": data.corruption.name,
-            "corrupted": list(data.corruption.touched),
-            "cells": rows,
-        },
-    )
+    file = folder.corrupted(data.corruption.name)
+    identity = {
+        **describe(method, data, config["seed"]),
+        "config": config,
+        "partial": partial(config),
+        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "corruption": data.corruption.name,
+        "corrupted": list(data.corruption.touched),
+    }
+    before = read_json(file) if file.is_file() else {}
+    if identity["partial"] and before.get("partial") == []:
+        return f"{file} holds results of the whole test split, which stay: nothing is written."
+    same = all(before.get(key) == identity[key] for key in ("checkpoint_sha256", "splits", "partial", "commit"))
+    cells = {(row["severity"], row["noise_seed"]): row for row in [*(before["cells"] if same else []), *rows]}
+    write_json(file, {**identity, "cells": [cells[key] for key in sorted(cells)]})
+    return f"results: {file}"

@@ -140,6 +140,22 @@ def load_weights(method: Method, path: Path) -> dict[str, Any]:
     return dict(checkpoint)
 
 
+def check_data(checkpoint: dict[str, Any], data: MultimodalDataModule, path: Path) -> None:
+    """Refuses a data set whose classes or training samples are not those that a checkpoint was made with.
+
+    Raises:
+        UserError: if they differ; a data set that was prepared anew from other files, say.
+    """
+    then, now = checkpoint.get("mmlab_data"), data.trained_on
+    if then is None or then == now:
+        return
+    what = "classes" if then["classes"] != now["classes"] else "training samples"
+    raise UserError(
+        f"the checkpoint {path} was made with other {what} than {type(data.dataset).__name__} has now: prepare the "
+        f"data that it was made with, or fit anew."
+    )
+
+
 def selected_checkpoint(folder: RunFolder, method: Method) -> Path:
     """The checkpoint that a run's last stage selected on validation."""
     stages = method.stages()
@@ -152,7 +168,8 @@ def _fit_stage(
     record, last = checkpoints / "finished.json", checkpoints / "last.ckpt"
     method.begin(stage)
     if plan.resume and record.is_file():
-        load_weights(method, checkpoints / f"{stage.keep}.ckpt")
+        kept = checkpoints / f"{stage.keep}.ckpt"
+        check_data(load_weights(method, kept), data, kept)
         return read_json(record)
     # A stage's randomness depends on the seed alone, not on whether the stage before it ran in this process.
     seed_everything(plan.seed, workers=True, verbose=False)
@@ -166,7 +183,9 @@ def _fit_stage(
     epochs = stage.epochs
     if resumed:
         # Says in a sentence what the Trainer would say in a traceback.
-        epochs = _epochs_if_stopped_early(load_weights(method, last)) or epochs
+        checkpoint = load_weights(method, last)
+        check_data(checkpoint, data, last)
+        epochs = _epochs_if_stopped_early(checkpoint) or epochs
     trainer = plan.make_trainer(callbacks, loggers, epochs)
     torch.cuda.reset_peak_memory_stats() if torch.cuda.is_available() else None
     with _sentences():

@@ -49,7 +49,8 @@ def test_the_content_of_the_file(tested: Path) -> None:
         *("method", "dataset", "dataset_details", "protocol", "selected_on", "seed", "modalities", "monitor"),
         *("splits", "parameters", "versions", "commit", "hardware"),
     }
-    assert content.keys() == identity | {"config", "partial", "corruption", "corrupted", "cells"}
+    own = {"config", "partial", "checkpoint_sha256", "corruption", "corrupted", "cells"}
+    assert content.keys() == identity | own
     assert {key: content[key] for key in identity} == {key: result[key] for key in identity}
     assert content["config"] == yaml.safe_load((tested / "config.yaml").read_text())
     assert content["partial"] == []
@@ -113,6 +114,28 @@ def test_only_the_test_split_is_corrupted(mmlab, tested: Path, finished: Path) -
     (tested / "validate.json").unlink()
 
 
+def test_cells_of_earlier_tests_stay(mmlab, tested: Path, run: Path) -> None:
+    mmlab(f"test --run {run} --corruption gaussian --severity 10 --noise_seeds 2")
+    mmlab(f"test --run {run} --corruption gaussian --severity 5 --noise_seeds 2")
+    mmlab(f"test --run {run} --corruption gaussian --severity 0,10")
+    assert cells(run) == cells(tested)
+    assert list(cells(run)) == list(cells(tested))
+
+
+def test_cells_of_another_checkpoint_do_not(mmlab, run: Path) -> None:
+    mmlab(f"test --run {run} --corruption gaussian --severity 0,10")
+    shutil.copy(run / "checkpoints/last.ckpt", run / "checkpoints/best.ckpt")
+    mmlab(f"test --run {run} --corruption gaussian --severity 5")
+    assert list(cells(run)) == [(5, 0)]
+
+
+def test_a_part_of_the_data_does_not_replace_the_whole(mmlab, tested: Path, run: Path) -> None:
+    mmlab(f"test --run {run} --corruption gaussian --severity 5")
+    out = mmlab(f"test --run {run} --corruption gaussian --severity 5 --trainer.limit_test_batches 1")
+    assert "holds results of the whole test split, which stay: nothing is written" in out
+    assert cells(run) == {(5, 0): cells(tested)[5, 0]}
+
+
 def test_missing_modalities(mmlab, run: Path) -> None:
     mmlab(f"test --run {run} --corruption missing --severity 0,10 --noise_seeds 2")
     found = cells(run, "missing")
@@ -154,7 +177,11 @@ def test_a_part_of_the_test_split_is_said(mmlab, run: Path) -> None:
 def test_margins_are_those_of_late_fusion(mmlab, tiny: str, method: str, late: bool) -> None:
     mmlab(f"fit --model {method} {tiny} --wandb.mode off --trainer.max_epochs 1 --run_dir run --test false")
     mmlab("test --run run --corruption gaussian --severity 0,5")
-    mmlab("test --run run --input_radius true")
+    if late:
+        mmlab("test --run run --input_radius true")
+    else:
+        assert "fuses no logits" in mmlab("test --run run --input_radius true", code=2)
+        mmlab("test --run run")
     expected = MARGINS if late else set()
     own = {f"{metric}_{name}" for metric in ("acc", "f1") for name in ("audio", "image")} if late else set()
     own = {"acc_image", "f1_image"} if method.startswith("Unimodal") else own

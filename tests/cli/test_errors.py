@@ -294,6 +294,30 @@ def test_a_checkpoint_of_another_width(mmlab, finished: Path) -> None:
     assert_one_sentence(err, "belongs to another model", "size mismatch")
 
 
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        ("--data.dataset.data_seed 1", "other training samples"),
+        ("--data.dataset.train_size 97", "other training samples"),
+    ],
+)
+def test_a_run_on_other_data(mmlab, finished: Path, flags: str, what: str) -> None:
+    for command in ("test", "validate", "predict", "test --corruption gaussian"):
+        assert_one_sentence(mmlab(f"{command} --run {finished} {flags}", code=2), what, "fit anew")
+
+
+def test_resuming_on_data_that_were_replaced(mmlab) -> None:
+    mmlab("prepare AVDigits --root twin --synthetic")
+    line = "--trainer.max_epochs 1 --model.backbone.width 4 --trainer.accelerator cpu --wandb.mode off"
+    mmlab(f"fit --model MNL --data.dataset AVDigits --data.dataset.root twin --run_dir run {line}")
+    for name in ("result.json", "checkpoints/finished.json"):
+        Path("run", name).unlink()
+    arrays = dict(np.load("twin/train.npz"))
+    arrays["mnist_index"] = arrays["mnist_index"] + 1
+    np.savez("twin/train.npz", **arrays)
+    assert_one_sentence(mmlab("fit --resume run", code=2), "other training samples", "fit anew")
+
+
 def test_predict_refuses_an_unknown_split_and_a_bad_place(mmlab, finished: Path) -> None:
     assert_one_sentence(mmlab(f"predict --run {finished} --split tset", code=2), "--split tset", "train, val, test")
     assert_one_sentence(mmlab(f"predict --run {finished} --spilt val", code=2), "did you mean 'split'?")

@@ -111,6 +111,9 @@ def _encoder(modality: Modality, choice: Choice) -> nn.Module:
         channels, size = _picture(modality, config.name)
         return TimmBackbone(config.name, channels, size, config.pretrained, config.grid)
     if "." not in config.name:
+        if modality.kind == "text":
+            _refuse_grid(config)
+            return _text_model(modality, config)  # raises, and says what a text needs
         raise UserError(
             f"there is no backbone {config.name!r}{did_you_mean(config.name, [SMALL_CONV, *timm.list_models()])}: "
             f"give {SMALL_CONV}, the name of a timm model, the folder of a text model, or the import path of a class "

@@ -40,10 +40,14 @@ class TextBackbone(nn.Module):
     def __init__(self, folder: Path, modality: Modality, pretrained: bool = False) -> None:
         super().__init__()
         if not (folder / "config.json").is_file():
-            state = "holds no config.json" if folder.is_dir() else "doesn't exist"
+            if folder.is_dir():
+                state = "holds no config.json"
+            else:
+                state = "is no folder" if folder.exists() else "doesn't exist"
             raise UserError(
-                f"the backbone {folder} of {modality.name!r} {state}: name the folder of a text model, which one "
-                f"downloads once (for example `hf download bert-base-uncased --local-dir {folder}`)."
+                f"the backbone {folder} of {modality.name!r} {state}: nothing is downloaded by name, so download a "
+                f"text model once (for example `hf download bert-base-uncased --local-dir models/bert-base-uncased`) "
+                f"and give its folder (--model.backbones.{modality.name} models/bert-base-uncased)."
             )
         # transformers and the models in it raise all kinds of exceptions: each is told in the same way.
         try:
@@ -53,6 +57,11 @@ class TextBackbone(nn.Module):
                 f"the weights in {folder} hold more than tensors and are not loaded: put weights as safetensors there."
             ) from error
         except Exception as error:
+            if "trust_remote_code" in str(error):
+                raise UserError(
+                    f"the backbone {folder} needs the code that comes with it, which mmlab never runs: choose another "
+                    f"model, one that transformers itself knows."
+                ) from error
             remedy = "put its weights there or set pretrained to false" if pretrained else "choose another model"
             raise UserError(f"the backbone {folder} can't be built ({reason(error)}): {remedy}.") from error
         if missing:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from itertools import pairwise
 from pathlib import Path
 
 from mmlab.compare.robustness import Robustness
@@ -13,12 +15,19 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#5
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # How far apart the first and the last method's error bars stand, as a part of the mean distance of two severities.
 BESIDE = 0.16
+# Equal curves lie on one another: markers are hollow and get smaller (in points), and of each period of the line
+# (in its widths) less is drawn, so that something of every curve shows.
+SMALLEST, SMALLER_BY, LARGEST = 5.0, 2.0, 14.0
+PERIOD, LEAST_DRAWN = 16.0, 0.4
+# Of a warning's small print, so that a line is as wide as a panel.
+CHARACTERS = 84
 
 
 def draw_robustness(found: list[Robustness], picture: Path) -> None:
     """Draws the means over the severities, with error bars of a standard deviation over seeds.
 
     Points and lines stand at their severity; only the error bars are shifted sideways, so that they can be told apart.
+    Below a panel stands what its table warns of.
 
     Args:
         found: one for each panel.
@@ -32,12 +41,19 @@ def draw_robustness(found: list[Robustness], picture: Path) -> None:
     width = max(6.0, 4.8 * columns)
     legend_columns = max(1, min(len(methods), int(width / (0.7 + 0.08 * max(map(len, methods))))))
     legend_rows = -(-len(methods) // legend_columns)
-    figure = Figure(figsize=(width, 3.8 * rows + 0.6 + 0.22 * legend_rows), layout="constrained")
+    notes = ["\n".join(textwrap.fill(warning, CHARACTERS) for warning in panel.warnings) for panel in found]
+    note_lines = sum(
+        max(len(note.splitlines()) for note in notes[row * columns : (row + 1) * columns]) for row in range(rows)
+    )
+    height = 3.8 * rows + 0.6 + 0.22 * legend_rows + 0.13 * note_lines
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     handles = {}
-    for panel, axes in zip(found, grid[: len(found)], strict=True):
+    smaller_by = min(SMALLER_BY, (LARGEST - SMALLEST) / max(len(methods) - 1, 1))
+    for panel, note, axes in zip(found, notes, grid[: len(found)], strict=True):
         first, last = panel.severities[0], panel.severities[-1]
         distance = (last - first) / (len(panel.severities) - 1) if last > first else 1.0
+        nearest = min((after - before for before, after in pairwise(panel.severities)), default=distance)
         for number, method in enumerate(methods):
             values = panel.values.get(method, {})
             if not values:
@@ -45,7 +61,9 @@ def draw_robustness(found: list[Robustness], picture: Path) -> None:
             colour = COLOURS[number % len(COLOURS)]
             means = [value.mean for value in values.values()]
             deviations = [value.deviation or 0.0 for value in values.values()]
-            beside = (number / max(len(methods) - 1, 1) - 0.5) * BESIDE * distance
+            part = number / max(len(methods) - 1, 1)
+            beside = (part - 0.5) * min(BESIDE * distance, 0.8 * nearest)
+            drawn = PERIOD * (1 - (1 - LEAST_DRAWN) * part)
             axes.errorbar(
                 [severity + beside for severity in values],
                 means,
@@ -60,15 +78,29 @@ def draw_robustness(found: list[Robustness], picture: Path) -> None:
                 means,
                 color=colour,
                 marker=MARKERS[number % len(MARKERS)],
-                markersize=6,
-                markeredgecolor="white",
-                markeredgewidth=0.6,
+                markersize=SMALLEST + smaller_by * (len(methods) - 1 - number),
+                markerfacecolor="none",
+                markeredgewidth=1.4,
                 linewidth=1.6,
+                linestyle=(0, (drawn, PERIOD - drawn)) if number else "-",
             )
         axes.set_title(f"{panel.dataset}\n{panel.corruption} on {', '.join(panel.corrupted)}", fontsize=10)
         axes.set_xlim(first - 0.2 * distance, last + 0.2 * distance)
-        axes.set_xticks(panel.severities, [f"{severity:g}" for severity in panel.severities])
+        labels = [f"{severity:g}" for severity in panel.severities]
+        # Where a label is wider than its place, matplotlib's own ticks stay.
+        if nearest > 0.025 * (max(map(len, labels)) + 1) * (last - first):
+            axes.set_xticks(panel.severities, labels)
         axes.set_xlabel("severity")
+        axes.annotate(
+            note,
+            (0.5, 0),
+            (0, -34),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            va="top",
+            ha="center",
+            size=7,
+        )
         axes.set_ylabel(f"test {heading(panel.metric)}")
         axes.grid(alpha=0.3)
     for axes in grid[len(found) :]:
@@ -79,5 +111,5 @@ def draw_robustness(found: list[Robustness], picture: Path) -> None:
     )
     picture.parent.mkdir(parents=True, exist_ok=True)
     partial = picture.with_name(f".{picture.name}.partial.png")
-    figure.savefig(partial, dpi=120)
+    figure.savefig(partial, dpi="figure")
     partial.replace(picture)

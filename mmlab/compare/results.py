@@ -24,8 +24,10 @@ def read_results(folders: list[Path], corruption: str | None = None) -> list[Res
         corruption: reads the runs' tests under this corruption, corruption_<name>.json, in place of result.json.
 
     Raises:
-        UserError: if a folder isn't there, or holds no such file.
+        UserError: if a folder isn't there or holds no such file, or the corruption's name can't be one.
     """
+    if corruption is not None and not corruption.isidentifier():
+        raise UserError(f"--corruption is {corruption!r}; give the name of one, such as gaussian.")
     name = "result.json" if corruption is None else f"corruption_{corruption}.json"
     results = []
     for folder in folders:
@@ -91,10 +93,13 @@ def _nothing(folders: list[Path], name: str, corruption: str | None) -> str:
     prefix = "corruption_"
     known = {file.stem.removeprefix(prefix) for folder in folders for file in folder.rglob(f"{prefix}*.json")}
     known -= {corruption}
-    there = f"there are tests under {', '.join(sorted(known))}; " if known else ""
-    return (
-        f"{below}{did_you_mean(corruption, known)}; {there}`mmlab test --run DIR --corruption {corruption}` writes one."
-    )
+    meant = did_you_mean(corruption, known)
+    parts = [below + meant]
+    if known:
+        parts.append(f"there are tests under {', '.join(sorted(known))}")
+    if not meant:
+        parts.append("`mmlab test --run DIR --corruption NAME` writes corruption_NAME.json")
+    return "; ".join(parts) + "."
 
 
 def monitor(result: Result) -> str:

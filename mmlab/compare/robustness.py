@@ -59,7 +59,7 @@ def robustness(results: list[Result], metric: str | None = None) -> list[Robustn
         known = sorted({key for result in results for one in result["cells"] for key in one["test"]})
         wanted = f"the metric {metric!r}" if metric else "the metric that selected it"
         raise UserError(f"no result has {wanted} under {results[0]['corruption']}; there are {', '.join(known)}.")
-    return [_gather(name, group, metric or monitor(group[0])) for name, group in sorted(by_dataset.items())]
+    return [_gather(name, group, results, metric or monitor(group[0])) for name, group in sorted(by_dataset.items())]
 
 
 def robustness_table(found: Robustness) -> str:
@@ -79,8 +79,8 @@ def robustness_table(found: Robustness) -> str:
     return "\n".join([*lines, "", *found.warnings] if found.warnings else lines)
 
 
-def _gather(name: str, results: list[Result], metric: str) -> Robustness:
-    groups = by_label(results)
+def _gather(name: str, results: list[Result], read: list[Result], metric: str) -> Robustness:
+    groups = by_label(results, read)
     noise_seeds = [seeds_there for result in results for seeds_there in _noise_seeds(result).values()]
     return Robustness(
         dataset=name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from mmlab.compare.results import Result
@@ -17,12 +17,15 @@ TRAINER = (
     "limit_train_batches",
     "limit_val_batches",
     "limit_test_batches",
+    "overfit_batches",
     "precision",
     "accumulate_grad_batches",
     "gradient_clip_val",
 )
 NO_SETTING = ("data.workers", "data.seed", "data.dataset.class_path")
 PATHS = ("csv", "root", "out")
+# A method's arguments that any method has: they depend on the data more than on the method.
+OF_ANY_METHOD = ("backbone", "backbones", "optimizer", "scheduler")
 ABSENT = "–"
 
 
@@ -70,13 +73,18 @@ def cell(value: Spread | None, metric: str) -> str:
     return mean if value.deviation is None else f"{mean} ± {value.deviation:.{digits}f}"
 
 
-def by_label(results: list[Result]) -> dict[str, list[Result]]:
-    """The runs of each row, in the rows' order.
+def by_label(results: list[Result], read: list[Result]) -> dict[str, list[Result]]:
+    """The runs of each row of a table, in the rows' order.
 
-    A row's label is the method, with those of its options and settings that differ among the runs of that method.
+    A row's label is the method, with those of its own options that differ among all its runs, so that a row has one
+    name in every table, and those settings of data and training that differ among its runs in this table.
+
+    Args:
+        results: those of the table.
+        read: those of all tables.
     """
     groups: dict[str, list[Result]] = defaultdict(list)
-    for label, result in zip(_labels(results), results, strict=True):
+    for label, result in zip(_labels(results, read), results, strict=True):
         groups[label].append(result)
     return dict(sorted(groups.items()))
 
@@ -92,6 +100,9 @@ def warnings(groups: dict[str, list[Result]]) -> list[str]:
     found = []
     if len({json.dumps(result["splits"], sort_keys=True) for result in results}) > 1:
         found.append("Not comparable: these runs saw different splits.")
+    parts = [method for method, group in groups.items() if any(run.get("partial") for run in group)]
+    if parts:
+        found.append(f"Only a part of the data was used by: {'; '.join(parts)}.")
     if any(result["protocol"] != "honest" for result in results):
         found.append("Some of these runs selected their checkpoint on the test split (protocol official).")
     if len({seeds(group) for group in groups.values()}) > 1:
@@ -118,18 +129,42 @@ def warnings(groups: dict[str, list[Result]]) -> list[str]:
     return found
 
 
-def _labels(results: list[Result]) -> list[str]:
-    options = [_flat(_part(result, "model", "init_args"), "model") | _settings(result) for result in results]
-    values: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for result, own in zip(results, options, strict=True):
-        for key, value in own.items():
-            values[result["method"], key].add(value)
+def _labels(results: list[Result], read: list[Result]) -> list[str]:
+    own, training = _differing(read, _own_options), _differing(results, _training)
     labels = []
-    for result, own in zip(results, options, strict=True):
-        differing = [key for key in own if len(values[result["method"], key]) > 1]
-        words = [f"{_short(key, differing)} {own[key]}" for key in differing]
-        labels.append(result["method"] + (f" ({', '.join(words)})" if words else ""))
+    for result in results:
+        method = result["method"]
+        options, settings = _own_options(result), _training(result)
+        # An option is named beside its like alone: what else differs in one table must not rename it there.
+        words = [f"{_short(key, own[method])} {options[key]}" for key in own[method] if key in options]
+        names = [*own[method], *training[method]]
+        words += [f"{_short(key, names)} {settings[key]}" for key in training[method] if key in settings]
+        labels.append(method + (f" ({', '.join(words)})" if words else ""))
     return labels
+
+
+def _differing(results: list[Result], options: Callable[[Result], dict[str, str]]) -> dict[str, list[str]]:
+    """The options that differ among the runs of each method, in their order."""
+    values: dict[str, dict[str, set[str]]] = {result["method"]: defaultdict(set) for result in results}
+    for result in results:
+        for key, value in options(result).items():
+            values[result["method"]][key].add(value)
+    return {method: [key for key, known in its.items() if len(known) > 1] for method, its in values.items()}
+
+
+def _arguments(result: Result) -> dict[str, str]:
+    return _flat(_part(result, "model", "init_args"), "model")
+
+
+def _own_options(result: Result) -> dict[str, str]:
+    """The options that this method has and others have not."""
+    return {key: value for key, value in _arguments(result).items() if key.split(".")[1] not in OF_ANY_METHOD}
+
+
+def _training(result: Result) -> dict[str, str]:
+    """All that a run was set to but for its method's own options."""
+    shared = {key: value for key, value in _arguments(result).items() if key.split(".")[1] in OF_ANY_METHOD}
+    return shared | _settings(result)
 
 
 def _settings(result: Result) -> dict[str, str]:

@@ -79,10 +79,10 @@ def table(results: list[Result], split: str, metric: str | None = None) -> str:
         wanted = f"the metric {metric!r}" if metric else "the metric that selected it"
         raise UserError(f"no result has {wanted} on {split}; there are {', '.join(known) or 'none'}.")
     groups = sorted(by_dataset.items())
-    return "\n\n".join(_one_table(name, group, split, metric or monitor(group[0])) for name, group in groups)
+    return "\n\n".join(_one_table(name, group, results, split, metric or monitor(group[0])) for name, group in groups)
 
 
-def _one_table(name: str, results: list[Result], split: str, metric: str) -> str:
+def _one_table(name: str, results: list[Result], read: list[Result], split: str, metric: str) -> str:
     modalities = results[0]["modalities"]
     sizes = results[0]["splits"][split]["samples"]
     lines = [
@@ -91,7 +91,7 @@ def _one_table(name: str, results: list[Result], split: str, metric: str) -> str
         "| method | seeds | fused | " + " | ".join(modalities) + " |",
         "| --- | --- | --- | " + " | ".join("---" for _ in modalities) + " |",
     ]
-    groups = by_label(results)
+    groups = by_label(results, read)
     for method, group in groups.items():
         own = [_cell(group, split, f"{metric}_{modality}") for modality in modalities]
         # One modality alone fuses nothing: its value stands in the modality's column.

@@ -173,7 +173,12 @@ def carve_validation(
 
     Returns:
         Ascending positions of the training and of the validation samples.
+
+    Raises:
+        UserError: if the seed is negative.
     """
+    if seed < 0:
+        raise UserError(f"split_seed is {seed}; it must be 0 or more.")
     groups = np.arange(len(targets)) if groups is None else groups
     rng = np.random.default_rng(seed)
     validation = np.zeros(len(targets), dtype=bool)

@@ -165,7 +165,7 @@ class CREMAD(MultimodalDataset):
         Raises:
             UserError: if the clips are not prepared, a list is not as described above, or a split is empty.
         """
-        packed = open_packed(self._folder, self._command)
+        packed = open_packed(self._folder, "CREMAD", self._command)
         index = {name: label for label, name in enumerate(CLASSES)}
         train, validation, test = self._by_lists(packed, index) if self.split == "files" else self._by_speakers(packed)
         return {
@@ -308,14 +308,16 @@ class CREMAD(MultimodalDataset):
             if not row:
                 continue
             if len(row) != 2:
-                raise UserError(f"{place}: {len(row)} columns where two are expected; write id,EMOTION.")
+                raise UserError(
+                    f"{place}: {len(row)} columns where two are expected; write id,EMOTION, without a header line."
+                )
             name, emotion = (cell.strip() for cell in row)
             if name in bad:
                 continue
             if name not in position_of:
                 raise UserError(
-                    f"{place}: there is no clip {name!r}{did_you_mean(name, position_of)}; correct the line, or put "
-                    f"the clip into {self.root} and run: {self._command}"
+                    f"{place}: there is no clip {name!r}{did_you_mean(name, position_of)}; correct the line (the list "
+                    f"has no header line), or put the clip into {self.root} and run: {self._command}"
                 )
             if emotion != _emotion(name):
                 raise UserError(f"{place}: {name} is listed as {emotion!r}, but its name says {_emotion(name)}.")

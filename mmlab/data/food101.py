@@ -12,11 +12,12 @@ class Food101(ImageText):
     """UPMC-Food101, images of dishes with a text, in the split of QMF and PDF.
 
     In ``root`` lie ``train.jsonl``, ``dev.jsonl`` (or ``val.jsonl``, 5000 lines) and ``test.jsonl`` (22715 lines), and
-    the images. A line is a JSON object with ``id``, ``label`` (the dish), ``text`` and ``img``, a path relative to the
-    root; the classes are the labels of ``train.jsonl``, sorted (our order). Everything else is as in MVSASingle:
-    ``mmlab prepare`` packs tokens and images into ``<root>/packed``, a line without ``img`` has a grey image, one whose
-    image is absent or broken is left out and named, nothing is augmented, and the validation split is the published
-    one. That images are normalised by MVSASingle's mean and deviation is our choice.
+    the images. A line is a JSON object with ``id``, ``label`` (the dish), ``text`` and ``img``, a path below the root,
+    relative to it; the classes are the labels of ``train.jsonl``, sorted (our order). Everything else is as in
+    MVSASingle: ``mmlab prepare`` packs tokens and images into ``<root>/packed``, a line without ``img`` has a grey
+    image, one whose image is absent, broken or in grey levels of more than 8 bits is left out and named, nothing is
+    augmented, and the validation split is the published one. That images are normalised by MVSASingle's mean and
+    deviation is our choice.
 
     Args:
         root: folder of the jsonl files, of the images and of the pack.

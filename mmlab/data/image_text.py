@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Set
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torchvision.transforms.functional import center_crop, resize
 
 from mmlab.data.base import MultimodalDataset, Split, SplitName, Transform
 from mmlab.data.image import Normalise
 from mmlab.data.packing import BadSample, Packed, Sample, open_packed, pack
-from mmlab.data.tokens import LENGTH, TokensAsLong, WordPieces, file_sha256, tokenizer_file
+from mmlab.data.tokens import HALVES, LENGTH, TokensAsLong, WordPieces, file_sha256, tokenizer_file
 from mmlab.errors import UserError, did_you_mean
 from mmlab.types import Classification, Modality
 
 RESIZED, CROPPED = 256, 224
 GREY = 128
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 DEFAULT_MODEL = Path("models/bert-base-uncased")
 TWIN_MODEL = "tiny_bert"
 # Of MNL's setting on MVSA-Single, in grey levels; that Food101 takes them too is our choice.
@@ -45,7 +48,7 @@ class Line:
         id: unique within the file.
         label: the class, by name.
         text: the caption, maybe empty.
-        image: path relative to the root; None where the line names none.
+        image: path below the root; None where the line names none.
     """
 
     place: str
@@ -121,8 +124,8 @@ class ImageText(MultimodalDataset, ABC):
         """
         synthetic = (self.root / "SYNTHETIC").exists()
         default = self.root / TWIN_MODEL if synthetic else DEFAULT_MODEL
-        tokenise = WordPieces(default if self.tokenizer is None else Path(self.tokenizer))
         files = {split: self._file(names) for split, names in FILES.items()}
+        tokenise = WordPieces(default if self.tokenizer is None else Path(self.tokenizer))
         parts = {split: read_lines(file) for split, file in files.items()}
         classes = self.class_names({line.label for line in parts["train"]})
         samples: list[Sample] = []
@@ -136,7 +139,7 @@ class ImageText(MultimodalDataset, ABC):
                     )
                 # An absent image is told when it is to be decoded: until then the line's file stands for it.
                 named = self.root / line.image if line.image else files[split]
-                image = named if named.is_file() else files[split]
+                image = named if os.path.isfile(named) else files[split]  # False for a name that is too long, too
                 samples.append(Sample(line.id, split, line.label, {"image": image, "text": files[split]}))
                 lines[split, line.id] = line
 
@@ -160,6 +163,14 @@ class ImageText(MultimodalDataset, ABC):
         ]
         if differing and not synthetic:
             print(f"These are not the published files of {type(self).__name__}: {'; '.join(differing)}.")
+        trained = {line.id for line in parts["train"]}
+        for split in ("val", "test"):
+            common = [line.id for line in parts[split] if line.id in trained]
+            if common:
+                print(
+                    f"Ids that {files['train'].name} and {files[split].name} share: {len(common)} (for example "
+                    f"{common[0]!r}). Where they name the same sample, it leaks from training into {split}."
+                )
 
     def details(self) -> dict[str, object]:
         """What tells this variant from others, as plain data for the results."""
@@ -181,7 +192,7 @@ class ImageText(MultimodalDataset, ABC):
 
     @cached_property
     def _packed(self) -> Packed:
-        return open_packed(self._folder, self._command)
+        return open_packed(self._folder, type(self).__name__, self._command)
 
     def _file(self, names: tuple[str, ...]) -> Path:
         for name in names:
@@ -189,7 +200,7 @@ class ImageText(MultimodalDataset, ABC):
                 return self.root / name
         raise UserError(
             f"{self.root} holds no {' or '.join(names)}; put the jsonl files and the images of {type(self).__name__} "
-            f"there, or point --root to them."
+            f"there, or point the option root to them."
         )
 
 
@@ -222,19 +233,38 @@ def _line(place: str, row: str) -> Line:
         content = json.loads(row)
     except ValueError as error:
         raise UserError(f"{place}: no JSON ({error}); correct the line or download the file again.") from error
+    except RecursionError as error:
+        raise UserError(
+            f"{place}: its JSON is nested too deeply; write an object with id, label, text and img."
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f"{place}: {row[:40]!r} is no JSON object; write one with id, label, text and img.")
     for field, kinds in (("id", (str, int)), ("label", (str,)), ("text", (str,))):
         if not isinstance(content.get(field), kinds):
-            raise UserError(f"{place}: {field} is {content.get(field)!r}; every line needs {field} as text.")
+            raise UserError(
+                f"{place}: {field} is {reprlib.repr(content.get(field))}; every line needs {field} as text."
+            )
     image = content.get("img") or None
     if image is not None and not isinstance(image, str):
-        raise UserError(f"{place}: img is {image!r}; give the path of an image file, or leave it empty.")
+        raise UserError(f"{place}: img is {reprlib.repr(image)}; give the path of an image file, or leave it empty.")
+    for field in ("id", "label", "img"):
+        if HALVES.search(str(content.get(field))):
+            raise UserError(
+                f"{place}: {field} is {reprlib.repr(content[field])}, in which half of a surrogate pair stands alone; "
+                f"correct the line."
+            )
+    if image is not None and (PurePath(image).is_absolute() or ".." in PurePath(image).parts):
+        raise UserError(
+            f"{place}: img is {_short(image)!r}; give a path below the folder of the jsonl files, relative to it and "
+            f"without '..'."
+        )
     return Line(place, str(content["id"]), content["label"], content["text"], image)
 
 
 def read_image(root: Path, name: str | None) -> np.ndarray:
     """An image in RGB, its shorter side resized to 256 pixels (bilinear), and of that the square of 224 in the middle.
+
+    What is no JPEG, PNG, GIF (its first frame), BMP or WebP by its content is not decoded, whatever its name.
 
     Args:
         root: that the name is relative to.
@@ -244,16 +274,24 @@ def read_image(root: Path, name: str | None) -> np.ndarray:
         (3, 224, 224) uint8.
 
     Raises:
-        BadSample: if the file is absent or can't be decoded.
+        BadSample: if the file is absent, can't be decoded, or has grey levels of more than 8 bits.
     """
     if name is None:
         return np.full((3, CROPPED, CROPPED), GREY, dtype=np.uint8)
+    if not os.path.isfile(root / name):
+        raise BadSample(f"there is no image {_short(name)}")
     try:
-        with Image.open(root / name) as opened:
+        with Image.open(root / name, formats=FORMATS) as opened:
+            if opened.mode[0] in "IF":  # conversion would cut 16-bit grey levels at 255
+                raise BadSample(f"{_short(name)} has more than 8 bits for each channel")
             picture = opened.convert("RGB")
-    except FileNotFoundError as error:
-        raise BadSample(f"there is no image {name}") from error
+    except UnidentifiedImageError as error:
+        raise BadSample(f"{_short(name)} can't be decoded: it is none of {', '.join(FORMATS)}") from error
     except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
         # PIL raises SyntaxError on broken png files.
-        raise BadSample(f"{name} can't be decoded: {error}") from error
+        raise BadSample(f"{_short(name)} can't be decoded: {error}") from error
     return np.asarray(center_crop(resize(picture, [RESIZED]), [CROPPED])).transpose(2, 0, 1)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 80 else f"{name[:80]}..."

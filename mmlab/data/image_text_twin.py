@@ -73,13 +73,14 @@ def _image(label: int, rng: np.random.Generator) -> Image.Image:
 def _write_tiny_bert(folder: Path) -> None:
     """A BERT of two layers, 32 wide, with weights drawn from a fixed seed, and a vocabulary of the twin's words."""
     try:
-        from transformers import BertConfig, BertModel
+        from transformers import BertConfig, BertModel, logging
     except ImportError as error:
         raise UserError(
             'A synthetic twin with texts needs transformers, which is not installed: run pip install "mmlab[text]".'
         ) from error
     import torch
 
+    logging.disable_progress_bar()  # it would report the one tiny file of weights
     letters = list(string.ascii_lowercase)
     words = [*COMMON, *(word for words in TELLING for word in words)]
     vocabulary = dict.fromkeys([*SPECIAL, "_", "!", *letters, *(f"##{letter}" for letter in letters), *words])

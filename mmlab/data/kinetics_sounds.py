@@ -137,7 +137,7 @@ class KineticsSounds(MultimodalDataset):
         Raises:
             UserError: if the clips are not prepared, or a split is empty.
         """
-        packed = open_packed(self._folder, self._command)
+        packed = open_packed(self._folder, "KineticsSounds", self._command)
         index = {folder: label for label, folders in enumerate(self._classes.values()) for folder in folders}
         unpacked = sorted(set(index) - set(packed.meta["options"]["classes"]))
         if unpacked:

@@ -118,7 +118,7 @@ class Manifest(MultimodalDataset):
         index = self._index
         if packed_options(self.out) != self._options:
             self.prepare()
-        packed = open_packed(self.out, f"mmlab prepare Manifest --csv {self.csv}")
+        packed = open_packed(self.out, "Manifest", f"mmlab prepare Manifest --csv {self.csv}")
         train, validation, test = (np.flatnonzero(packed.split == name) for name in SPLITS)
         if len(validation) == 0:
             labels = np.array([index[name] for name in packed.targets[train]])

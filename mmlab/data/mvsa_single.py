@@ -15,11 +15,11 @@ class MVSASingle(ImageText):
 
     In ``root`` lie the images, and ``train.jsonl``, ``dev.jsonl`` (or, the same, ``val.jsonl``) and ``test.jsonl``,
     published with 1555, 518 and 519 lines. A line is a JSON object with ``id``, ``label`` (positive, neutral or
-    negative), ``text`` and ``img``, a path relative to the root. ``mmlab prepare`` packs the tokens ([CLS] and at most
-    511 lower-cased WordPieces, no [SEP]) and the images (shorter side 256, the middle 224 x 224) into
-    ``<root>/packed``, 0.15 MB a line. A line without ``img`` has a grey image, as in the official code; one whose
-    image is absent or broken is left out and named. Nothing is augmented. The validation split is the published one,
-    so there is but one protocol.
+    negative), ``text`` and ``img``, a path below the root, relative to it. ``mmlab prepare`` packs the tokens ([CLS]
+    and at most 511 lower-cased WordPieces, no [SEP]; half a surrogate pair is read as U+FFFD) and the images (shorter
+    side 256, the middle 224 x 224) into ``<root>/packed``, 0.15 MB a line. A line without ``img`` has a grey image, as
+    in the official code; one whose image is absent, broken or in grey levels of more than 8 bits is left out and
+    named. Nothing is augmented. The validation split is the published one, so there is but one protocol.
 
     Args:
         root: folder of the jsonl files, of the images and of the pack.

@@ -67,8 +67,6 @@ class NYUScenes(MultimodalDataset):
     ) -> None:
         if not 0 < validation_share < 1:
             raise UserError(f"validation_share is {validation_share}; choose a share between 0 and 1.")
-        if split_seed < 0:
-            raise UserError(f"split_seed is {split_seed}; choose 0 or more.")
         self.root = Path(root)
         self.validation_share = validation_share
         self.split_seed = split_seed
@@ -193,12 +191,7 @@ class NYUScenes(MultimodalDataset):
         return (self.root / "SYNTHETIC").exists()
 
     def _open(self) -> Packed:
-        packed = open_packed(self._folder, self._command)
-        if packed.meta["dataset"] != "NYUScenes":
-            raise UserError(
-                f"{self._folder} holds {packed.meta['dataset']}, not NYUScenes; point root to the folder of its images."
-            )
-        return packed
+        return open_packed(self._folder, "NYUScenes", self._command)
 
     def _find(self) -> list[Sample]:
         samples: list[Sample] = []

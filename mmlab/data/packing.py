@@ -143,7 +143,10 @@ def pack(
         if folder.exists() and any(folder.iterdir()):
             if not (folder / "pack.json").exists():
                 raise UserError(f"{folder} holds files that are no packed data; move them or choose another folder.")
-            if _read_json(folder / "pack.json").get("fingerprint") == fingerprint:
+            meta = _read_json(folder / "pack.json")
+            if meta.get("dataset") != dataset:
+                raise UserError(_of_another(folder, meta, dataset))
+            if meta.get("fingerprint") == fingerprint:
                 print(f"{folder} is prepared already.")
                 return
         bad = _decode_all(partial, fingerprint, samples, layout, decode, workers)
@@ -162,21 +165,25 @@ def pack(
     print(summary + ".")
 
 
-def open_packed(folder: Path, command: str) -> Packed:
+def open_packed(folder: Path, dataset: str, command: str) -> Packed:
     """Opens a packed folder; nothing but the index is read.
 
     Args:
         folder: as given to :func:`pack`.
+        dataset: likewise.
         command: the command that prepares it, for the errors.
 
     Raises:
-        UserError: if it isn't there, was packed in another format, or a file is missing, truncated or unreadable.
+        UserError: if it isn't there, was packed in another format or of another data set, or a file is missing,
+            truncated or unreadable.
     """
     if not (folder / "pack.json").exists():
         raise UserError(f"{folder} is not prepared; run: {command}")
     meta = _read_json(folder / "pack.json")
     if meta.get("format") != FORMAT:
         raise UserError(f"{folder} was packed in another format ({meta.get('format')}); delete it and run: {command}")
+    if meta["dataset"] != dataset:
+        raise UserError(_of_another(folder, meta, dataset))
 
     def unreadable(file: Path, reason: object) -> UserError:
         return UserError(f"{file} can't be read ({reason}); delete {folder} and run: {command}")
@@ -207,6 +214,10 @@ def open_packed(folder: Path, command: str) -> Packed:
         present=np.array([[line[f"present_{name}"] == "1" for name in arrays] for line in table], dtype=bool),
         meta=meta,
     )
+
+
+def _of_another(folder: Path, meta: dict[str, Any], dataset: str) -> str:
+    return f"{folder} holds {meta.get('dataset')}, not {dataset}: give each data set a root of its own."
 
 
 def packed_options(folder: Path) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 LENGTH = 512
 """The most tokens a text is cut to, [CLS] included: what BERT reads."""
+HALVES = re.compile(r"[\ud800-\udfff]")
+"""Halves of surrogate pairs, which JSON can name alone but which are no characters."""
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -45,7 +48,9 @@ class WordPieces:
         self._tokenizer = _read(file)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._start: Any = self._tokenizer.token_to_id("[CLS]")  # None is ruled out below
+        # None is ruled out below.
+        self._start: Any = self._tokenizer.token_to_id("[CLS]")
+        self._unknown: Any = self._tokenizer.token_to_id("[UNK]")
         self.last = max(self._tokenizer.get_vocab().values())
         self.blank = int(self._pieces(["_"])[0, 0])
 
@@ -53,9 +58,11 @@ class WordPieces:
         """[CLS] and at most 511 pieces, without [SEP], as int32 (2, 512).
 
         Row 0 holds the tokens, 0 for padding; row 1 the number, from 1, of the word (whitespace stands between words)
-        that each comes from, 0 for [CLS] and padding.
+        that each comes from, 0 for [CLS] and padding. A text that itself says [CLS], [SEP], [MASK] or [UNK] gets that
+        token; one that says [PAD] gets [UNK], as padding is not looked at. Half a surrogate pair is read as U+FFFD,
+        which BERT's normaliser drops.
         """
-        pieces = self._pieces(text.split())[:, : LENGTH - 1]
+        pieces = self._pieces(HALVES.sub("\ufffd", text).split())[:, : LENGTH - 1]
         padded = np.zeros((2, LENGTH), dtype=np.int32)
         padded[0, 0] = self._start
         padded[:, 1 : 1 + pieces.shape[1]] = pieces
@@ -64,7 +71,9 @@ class WordPieces:
     def _pieces(self, words: list[str]) -> np.ndarray:
         """(2, pieces): their tokens, and the number of each one's word."""
         encoding = self._tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False)
-        return np.array([encoding.ids, encoding.word_ids], dtype=np.int32) + np.array([[0], [1]], dtype=np.int32)
+        pieces = np.array([encoding.ids, encoding.word_ids], dtype=np.int32) + np.array([[0], [1]], dtype=np.int32)
+        pieces[0, pieces[0] == 0] = self._unknown
+        return pieces
 
 
 class TokensAsLong:
@@ -84,10 +93,13 @@ def tokenizer_file(folder: Path) -> Path:
     for name in ("tokenizer.json", "vocab.txt"):
         if (folder / name).is_file():
             return folder / name
-    state = "holds neither tokenizer.json nor vocab.txt" if folder.is_dir() else "doesn't exist"
+    if folder.is_dir():
+        state = "holds neither tokenizer.json nor vocab.txt"
+    else:
+        state = "is no folder" if folder.exists() else "doesn't exist"
     raise UserError(
         f"the tokeniser's folder {folder} {state}: download a BERT there once (for example `hf download "
-        f"bert-base-uncased --local-dir models/bert-base-uncased`) or name the folder of one by --tokenizer."
+        f"bert-base-uncased --local-dir models/bert-base-uncased`) or name the folder of one by the option tokenizer."
     )
 
 

@@ -149,8 +149,9 @@ def test_code_in_the_folder_is_not_run(bert: Path, tmp_path: Path) -> None:
     config |= {"model_type": "unheard", "auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"}}
     (bert / "config.json").write_text(json.dumps(config))
     (bert / "code.py").write_text(f"open({str(tmp_path / 'harmed')!r}, 'w')")
-    with pytest.raises(UserError, match="can't be built"):
-        build(bert)
+    for pretrained in (True, False):
+        with pytest.raises(UserError, match=r"bert needs the code that comes with it, .*: choose another model"):
+            build(bert, pretrained)
     assert not (tmp_path / "harmed").exists()
 
 
@@ -179,9 +180,18 @@ def test_what_is_no_text_encoder_is_told(tmp_path: Path) -> None:
     [
         (Backbones(), r"small_conv encodes pictures, .*--model.backbones.text models/bert-base-uncased"),
         (Backbones(text="resnet10t"), r"resnet10t encodes pictures, .*the folder of a text model"),
-        (Backbones(text="models/none"), "models/none of 'text' doesn't exist: name the folder"),
-        (Backbones(text="models"), "there is no backbone 'models'.*the folder of a text model"),
+        (Backbones(text="models/none"), "models/none of 'text' doesn't exist: nothing is downloaded by name"),
+        (Backbones(text="models"), "models of 'text' holds no config.json"),
         (Backbones(text="./models"), "models of 'text' holds no config.json"),
+        (Backbones(text="models/bert/config.json"), "bert/config.json of 'text' is no folder"),
+        (
+            Backbones(text="bert-base-uncased"),
+            r"bert-base-uncased of 'text' doesn't exist: nothing is downloaded by name, so .*`hf download "
+            r"bert-base-uncased --local-dir models/bert-base-uncased`.*--model.backbones.text models/bert-base-uncased",
+        ),
+        (Backbones(text="small_conf"), "small_conf of 'text' doesn't exist"),
+        (Backbones(text=BackboneConfig("bert-base-uncased", grid=(1, 1))), "bert-base-uncased has no grid to choose"),
+        (Backbones(text="models/bert", image="bert-base-uncased"), "there is no backbone 'bert-base-uncased'"),
         (Backbones(text="models/bert", image="models/bert"), "'image' is of the kind image"),
         (Backbones(text=BackboneConfig("models/bert", width=8)), "no width to choose"),
         (Backbones(text=BackboneConfig("models/bert", grid=(1, 1))), "models/bert has no grid to choose"),

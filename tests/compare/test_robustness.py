@@ -94,6 +94,24 @@ def test_runs_of_one_method_with_other_options_are_rows_of_their_own() -> None:
     assert labels == ["MNL (fusion pdf)", "MNL (fusion qmf)", "QMF"]
 
 
+def test_a_methods_own_options_are_shown_alike_in_every_table() -> None:
+    def fused(dataset: str, fusion: str, lr: float = 0.1) -> dict:
+        options = {"variant": "official", "fusion": fusion, "backbone": dataset, "optimizer": {"lr": lr}}
+        data = {"dataset": {"init_args": {"variant": dataset}}}
+        return perturbed(dataset=dataset, config={"model": {"init_args": options}, "data": data})
+
+    runs = [fused("A", "qmf"), fused("B", "pdf"), fused("C", "static"), fused("C", "qmf")]
+    both = [fused("D", "qmf", 0.1), fused("D", "qmf", 0.2)]
+    labels = [list(found.values) for found in robustness([*runs, *both, perturbed("QMF", dataset="A")])]
+    assert labels == [
+        ["MNL (fusion qmf)", "QMF"],
+        ["MNL (fusion pdf)"],
+        ["MNL (fusion qmf)", "MNL (fusion static)"],
+        # The backbone differs between data sets alone, the optimizer within this one.
+        ["MNL (fusion qmf, lr 0.1)", "MNL (fusion qmf, lr 0.2)"],
+    ]
+
+
 def test_each_data_set_has_a_table_and_a_metric_of_its_own() -> None:
     ages = [{"severity": 0, "noise_seed": 0, "test": {"mae": 0.5}}]
     table = text(perturbed(), perturbed(dataset="Ages", dataset_details={}, monitor="val/mae", cells=ages))
@@ -112,6 +130,7 @@ def test_what_makes_runs_hard_to_compare_is_said() -> None:
     others = {
         "Not comparable: these runs saw different splits.": perturbed("QMF", splits={"test": size}),
         "protocol official": perturbed("QMF", protocol="official"),
+        "Only a part of the data was used by: QMF.": perturbed("QMF", partial=["limit_test_batches 2"]),
         "Not every method has the same seeds.": perturbed("QMF", seed=1),
         "different modalities corrupted (audio, image / image)": perturbed("QMF", corrupted=["image"]),
         "Not every cell has the same noise seeds.": perturbed("QMF", cells=[cell(0.0, 0.9), cell(5.0, 0.7)]),
@@ -161,8 +180,21 @@ def test_what_is_no_test_under_the_corruption_is_named_and_left_out(tmp_path: Pa
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("--corruption gausian", ["no corruption_gausian.json below runs (did you mean 'gaussian'?)", "mmlab test"]),
-        ("--corruption *", ["no corruption_*.json below runs", "tests under gaussian"]),
+        (
+            "--corruption gausian",
+            ["no corruption_gausian.json below runs (did you mean 'gaussian'?); there are tests under gaussian.\n"],
+        ),
+        (
+            "--corruption fog",
+            [
+                "fog.json below runs; there are tests under gaussian; `mmlab test --run DIR --corruption NAME` writes cor"
+            ],
+        ),
+        ("--corruption *", ["--corruption is '*'; give the name of one"]),
+        (
+            "--corruption ../gaussian",
+            ["--corruption is '../gaussian'; give the name of one"],
+        ),
         ("--corruption gaussian --split val", ["only the test split", "--split val"]),
         ("--corruption gaussian --curves a.pdf", ["a.pdf", "ends in .png"]),
         ("--curves a.png", ["--curves", "--corruption gaussian"]),

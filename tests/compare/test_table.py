@@ -152,6 +152,29 @@ def test_runs_of_one_method_with_other_options_are_rows_of_their_own(tmp_path: P
     assert [line.split(" | ")[0] for line in lines[4:6]] == ["| MNL (variant official)", "| MNL (variant paper)"]
 
 
+def test_a_methods_own_options_are_shown_alike_in_every_table() -> None:
+    def fused(dataset: str, fusion: str, variant: str, batch_size: int) -> dict:
+        own = {"fusion": fusion, "variant": variant}
+        data = {"batch_size": batch_size, "dataset": {"init_args": {"variant": f"of {batch_size}"}}}
+        return result(dataset=dataset, config={"model": {"init_args": own}, "data": data})
+
+    first = [fused("A", "qmf", "paper", 32), fused("A", "qmf", "paper", 64)]
+    whole = table([*first, fused("B", "pdf", "official", 16), result("LateFusion")], "test", "acc")
+    assert [line.split(" | ")[0][2:] for line in whole.splitlines() if " | 1 | " in line] == [
+        # The data's variant has its whole name beside the method's, which keeps its short one.
+        "MNL (fusion qmf, variant paper, batch_size 32, data.dataset.init_args.variant of 32)",
+        "MNL (fusion qmf, variant paper, batch_size 64, data.dataset.init_args.variant of 64)",
+        "LateFusion",
+        "MNL (fusion pdf, variant official)",
+    ]
+
+
+def test_runs_without_the_metric_tell_options_apart_too() -> None:
+    fusions = [{"config": {"model": {"init_args": {"fusion": fusion}}}} for fusion in ("qmf", "pdf")]
+    runs = [result(**fusions[0]), result(test={"mae": 0.5}, **fusions[1])]
+    assert rows(runs) == ["MNL (fusion qmf)"]
+
+
 def config(batch_size: int = 64, workers: int = 0, root: str | None = None, **trainer: object) -> dict:
     dataset = {"class_path": "mmlab.data.avdigits.AVDigits", "init_args": {"root": root, "variant": "hard"}}
     data = {"dataset": dataset, "batch_size": batch_size, "workers": workers}
@@ -187,6 +210,15 @@ def test_methods_that_were_trained_differently_are_named() -> None:
     lines = table([result(config=config()), result("LateFusion", config=config(max_epochs=2))], "test", "acc")
     assert "| MNL | 1 |" in lines
     assert lines.splitlines()[-1] == "Trained differently: max_epochs 2 / 20."
+
+
+def test_runs_that_saw_a_part_of_their_data_are_named() -> None:
+    whole, none = result(partial=[]), result("LateFusion")
+    part = config() | {"trainer": {"overfit_batches": 2}}
+    cut = [result(partial=["overfit_batches 2"], config=part), result("QMF", partial=["limit_train_batches 2"])]
+    assert "Only a part" not in table([whole, none], "test", "acc")
+    lines = table([result(partial=[], config=config(overfit_batches=0.0)), none, *cut], "test", "acc").splitlines()
+    assert "Only a part of the data was used by: MNL (overfit_batches 2); QMF." in lines
 
 
 def test_several_runs_of_one_seed_count_once() -> None:

@@ -94,3 +94,8 @@ def test_a_full_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="not empty"):
         refuse_existing(tmp_path)
+
+
+def test_a_negative_seed_of_the_split_is_refused() -> None:
+    with pytest.raises(UserError, match="split_seed is -1; it must be 0 or more"):
+        carve_validation(np.zeros(8, dtype=np.int64), 0.25, seed=-1)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -417,3 +418,28 @@ def test_a_real_data_set_is_corrupted_within_its_bounds():
         assert changed_rows(inputs[modality.name], out.inputs[modality.name]).sum() > 15
         assert after.min() >= modality.low - 1e-3
         assert modality.high is None or after.max() <= modality.high + 1e-3
+
+
+@pytest.mark.parametrize("name", ["gaussian", "salt_and_pepper", "blank_words"])
+def test_modalities_of_one_shape_have_draws_of_their_own(name):
+    if name == "blank_words":
+        pair = (TEXT, dataclasses.replace(TEXT, name="caption"))
+        values = tokenised(["one two three four five six seven eight nine ten"] * 60, 40)
+    else:
+        pair = (IMAGE, dataclasses.replace(IMAGE, name="other"))
+        values = torch.zeros(60, *IMAGE.shape)
+    inputs = {modality.name: values for modality in pair}
+    batch = Batch(inputs, torch.zeros(60), torch.ones(60, 2, dtype=torch.bool), torch.arange(60))
+    first, second = Corruption(name, pair)(batch, 5.0, 0).inputs.values()
+    both = changed_rows(values, first) & changed_rows(values, second)
+    assert both.sum() > 2
+    assert not (first[both] == second[both]).flatten(1).all(dim=1).any()
+
+
+def test_a_draw_at_the_bound_blanks_nothing():
+    assert blanked(torch.tensor([0.4, 0.5, 0.6]), 5.0).tolist() == [True, False, False]
+
+
+def test_salt_and_pepper_leaves_sound_alone():
+    bounded = dataclasses.replace(AUDIO, high=4.0)
+    assert Corruption("salt_and_pepper", (IMAGE, bounded)).touched == ("image",)

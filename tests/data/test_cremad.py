@@ -200,7 +200,7 @@ def test_bad_clips_are_left_out_and_named(copy: Path) -> None:
     shutil.copy(file("1001_IEO_DIS_XX"), file("1001_IEO_JOY_XX"))
     data = CREMAD(root=str(copy), **SMALL)
     data.prepare(workers=2)
-    meta = open_packed(copy / "packed-24px-16000Hz-3s", "").meta
+    meta = open_packed(copy / "packed-24px-16000Hz-3s", "CREMAD", "").meta
     assert {entry["id"]: entry["reason"].split(":")[0] for entry in meta["bad"]} == {
         "1001_IEO_NEU_XX": "there is no VideoFlash/1001_IEO_NEU_XX.flv",
         "1001_IEO_HAP_XX": "there is no AudioWAV/1001_IEO_HAP_XX.wav",
@@ -217,6 +217,8 @@ def test_bad_clips_are_left_out_and_named(copy: Path) -> None:
     [
         ("train", "1001_IEO_NEU_YY,NEU\n", r"train.csv, line 1: there is no clip '1001_IEO_NEU_YY' \(did you mean '1"),
         ("train", "1001_IEO_NEU_XX,HAP\n", "line 1: 1001_IEO_NEU_XX is listed as 'HAP', but its name says NEU"),
+        ("train", "id,emotion\n1001_IEO_NEU_XX,NEU\n", r"line 1: there is no clip 'id'; .*the list has no header line"),
+        ("train", "id,emotion,level\n", "line 1: 3 columns where two are expected; .* without a header line"),
         ("train", "1001_IEO_NEU_XX\n", "line 1: 1 columns where two are expected"),
         ("train", "\n1001_IEO_NEU_XX,NEU\n1001_IEO_NEU_XX,NEU\n", "line 3: .* listed already in .*train.csv, line 2"),
         ("test", "1001_IEO_NEU_XX,NEU\n", "test.csv, line 1: 1001_IEO_NEU_XX is listed already in .*train.csv, line 1"),

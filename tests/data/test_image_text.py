@@ -117,18 +117,41 @@ def test_absent_and_broken_images_are_left_out_and_named(copy: Path) -> None:
     kept = (copy / "data" / "4.jpg").read_bytes()
     (copy / "data" / "4.jpg").write_bytes(kept[: len(kept) // 2])
     (copy / "data" / "5.jpg").write_text("no image")
+    (copy / "data" / "7.jpg").unlink()
+    (copy / "data" / "7.jpg").mkdir()
+    change_line(copy / "train.jsonl", 7, lambda line: line.update(img="x" * 5000))
     data = MVSASingle(root=str(copy))
     data.prepare()
-    meta = open_packed(copy / "packed", "").meta
+    meta = open_packed(copy / "packed", "MVSASingle", "").meta
     assert {entry["id"]: entry["reason"].split(":")[0] for entry in meta["bad"]} == {
         "3": "there is no image data/3.jpg",
         "4": "data/4.jpg can't be decoded",
         "5": "data/5.jpg can't be decoded",
+        "6": f"there is no image {'x' * 80}...",
+        "7": "there is no image data/7.jpg",
     }
-    assert len(data.splits()["train"]) == 33
+    assert len(data.splits()["train"]) == 31
     (copy / "data" / "3.jpg").write_bytes(kept)  # an image that arrives later is packed then
     data.prepare()
-    assert len(data.splits()["train"]) == 34
+    assert len(data.splits()["train"]) == 32
+
+
+def test_grey_levels_of_16_bits_are_refused_and_of_8_taken(tmp_path: Path) -> None:
+    Image.fromarray(np.full((60, 40), 40_000, np.uint16)).save(tmp_path / "fine.png")
+    with pytest.raises(BadSample, match=r"fine.png has more than 8 bits for each channel"):
+        read_image(tmp_path, "fine.png")
+    Image.fromarray(np.full((60, 40), 156, np.uint8)).save(tmp_path / "usual.png")
+    assert (read_image(tmp_path, "usual.png") == 156).all()
+
+
+def test_the_content_tells_the_format_not_the_name(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (40, 60), (255, 0, 0))
+    for kind in ("PNG", "GIF", "BMP", "WEBP"):
+        picture.save(tmp_path / f"{kind}.jpg", format=kind)
+        assert np.abs(read_image(tmp_path, f"{kind}.jpg")[:, 9, 9] - np.array([255, 0, 0])).max() < 5
+    picture.save(tmp_path / "eps.jpg", format="EPS")  # whose decoding would start another program
+    with pytest.raises(BadSample, match=r"eps.jpg can't be decoded: it is none of JPEG, PNG, GIF, BMP, WEBP"):
+        read_image(tmp_path, "eps.jpg")
 
 
 def test_an_unknown_image_format_is_a_bad_sample(tmp_path: Path) -> None:
@@ -157,6 +180,14 @@ def _first_again(line: dict) -> None:
         (lambda line: line.update(text=3), "line 3: text is 3"),
         (lambda line: line.update(img=[1]), r"line 3: img is \[1\]"),
         (_first_again, "line 3: the id '0' stands in an earlier line"),
+        (lambda line: line.update(id="a\ud83d"), r"line 3: id is 'a\\ud83d', in which half of a surrogate pair"),
+        (lambda line: line.update(label="\ude00"), r"line 3: label is '\\ude00', in which half of a surrogate pair"),
+        (
+            lambda line: line.update(img="\ud83d.jpg"),
+            r"line 3: img is '\\ud83d.jpg', in which half of a surrogate pair",
+        ),
+        (lambda line: line.update(img="/etc/hostname"), "line 3: img is '/etc/hostname'; give a path below the folder"),
+        (lambda line: line.update(img="data/../../a.jpg"), "line 3: img is 'data/../../a.jpg'; give a path below"),
     ],
 )
 def test_lines_are_checked(copy: Path, change: Callable[[dict], object], sentence: str) -> None:
@@ -177,6 +208,7 @@ def test_a_label_that_no_training_line_has(twins: Path, tmp_path: Path) -> None:
     [
         (b'{"id": 1, ', "line 1: no JSON"),
         (b"[1, 2]\n", "line 1: .* is no JSON object"),
+        (b'\n{"id": ' + b"[" * 100_000, "line 2: its JSON is nested too deeply"),
         (b"\n\n", "holds no lines"),
         (b"\xff\xfe", "is no UTF-8 text"),
     ],
@@ -228,6 +260,33 @@ def test_partial_data_are_said(copy: Path, mmlab: Command) -> None:
     assert "the tokeniser's folder models/bert-base-uncased doesn't exist: download a BERT" in error
 
 
+def test_ids_that_training_shares_are_said(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    MVSASingle(root=str(copy)).prepare()
+    assert "Ids that" not in capsys.readouterr().out
+    for number, name in ((2, "4"), (3, "5")):
+        change_line(copy / "test.jsonl", number, lambda line, name=name: line.update(id=name))
+    MVSASingle(root=str(copy)).prepare()
+    said = capsys.readouterr().out
+    assert "train.jsonl and test.jsonl share: 2 (for example '4'). Where they name the same sample, it leaks" in said
+    assert "dev.jsonl" not in said
+
+
+def test_half_a_character_in_a_text_is_packed(copy: Path) -> None:
+    before = MVSASingle(root=str(copy)).splits()["train"].__getitems__([2]).inputs["text"]
+    change_line(copy / "train.jsonl", 3, lambda line: line.update(text=line["text"] + "\ud83d"))
+    data = MVSASingle(root=str(copy))
+    data.prepare()
+    assert data.splits()["train"].__getitems__([2]).inputs["text"].tolist() == before.tolist()
+
+
+def test_a_twin_is_written_without_a_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import transformers
+
+    transformers.logging.enable_progress_bar()
+    MVSASingle(root=str(tmp_path / "twin")).write_synthetic()
+    assert capsys.readouterr().err == ""
+
+
 def test_the_base_is_no_data_set(mmlab: Command) -> None:
     assert "there is no data set 'ImageText'" in mmlab("prepare ImageText", code=2)
 
@@ -238,6 +297,8 @@ def test_what_is_missing_is_said(copy: Path, tmp_path: Path) -> None:
     (copy / "dev.jsonl").unlink()
     with pytest.raises(UserError, match=r"holds no dev.jsonl or val.jsonl; put the jsonl files"):
         MVSASingle(root=str(copy)).prepare()
+    with pytest.raises(UserError, match=r"none holds no train.jsonl; .* point the option root"):  # no tokeniser either
+        MVSASingle(root=str(tmp_path / "none")).prepare()
 
 
 def test_a_method_fits_on_a_twin(twins: Path, mmlab: Command) -> None:

@@ -175,7 +175,7 @@ def test_bad_clips_are_left_out_and_named(copy: Path) -> None:
     data.prepare()
     from mmlab.data.packing import open_packed
 
-    meta = open_packed(copy / "packed-32px", "").meta
+    meta = open_packed(copy / "packed-32px", "KineticsSounds", "").meta
     assert {entry["id"]: entry["reason"].split(":")[0] for entry in meta["bad"]} == {
         files[0].stem: "can't be decoded",
         files[1].stem: "only 2 of the 3 seconds that are needed",

@@ -235,8 +235,6 @@ def test_what_is_missing_or_foreign_is_said(mmlab: Command, twin: Path, raw: Pat
         NYUScenes(root=str(raw)).splits()
     with pytest.raises(UserError, match=r"validation_share is 1\.0; choose a share between 0 and 1"):
         NYUScenes(validation_share=1.0)
-    with pytest.raises(UserError, match="split_seed is -1; choose 0 or more"):
-        NYUScenes(split_seed=-1)
 
 
 def test_the_twin_says_that_it_is_one(twin: Path, tmp_path: Path) -> None:

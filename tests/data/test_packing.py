@@ -41,7 +41,7 @@ class Killed(Exception):
 
 def test_what_was_packed_is_read_back(tmp_path: Path) -> None:
     pack(tmp_path / "p", "Toy", {"size": 2}, write_raw(tmp_path / "raw"), LAYOUT, decode, workers=2)
-    packed = open_packed(tmp_path / "p", "mmlab prepare Toy")
+    packed = open_packed(tmp_path / "p", "Toy", "mmlab prepare Toy")
     assert packed.ids == [f"s{number}" for number in range(70)]
     assert packed.arrays["audio"][:, 0].tolist() == [number - 20 for number in range(70)]
     assert packed.arrays["image"].shape == (70, 3, 2, 2)
@@ -63,7 +63,7 @@ def test_what_was_packed_is_read_back(tmp_path: Path) -> None:
 
 def test_a_packed_part_becomes_a_split(tmp_path: Path) -> None:
     pack(tmp_path / "p", "Toy", {}, write_raw(tmp_path / "raw"), LAYOUT, decode)
-    packed = open_packed(tmp_path / "p", "mmlab prepare Toy")
+    packed = open_packed(tmp_path / "p", "Toy", "mmlab prepare Toy")
     split = packed.take(np.flatnonzero(packed.split == "test"), {"even": 0, "odd": 1})
     batch = split.__getitems__([2, 0])
     assert batch.inputs["audio"][:, 0].tolist() == [-10, -20]
@@ -76,7 +76,7 @@ def test_bad_samples_are_named_and_left_out(tmp_path: Path, capsys: pytest.Captu
     for number in (4, 40):
         samples[number].files["audio"].write_text("?")
     pack(tmp_path / "p", "Toy", {}, samples, LAYOUT, decode)
-    packed = open_packed(tmp_path / "p", "mmlab prepare Toy")
+    packed = open_packed(tmp_path / "p", "Toy", "mmlab prepare Toy")
     assert len(packed.ids) == 68
     assert "s4" not in packed.ids
     assert "s40" not in packed.ids
@@ -115,7 +115,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert not (tmp_path / "p").exists()
     pack(tmp_path / "p", "Toy", {}, samples, LAYOUT, watched)
     assert seen == [f"s{number}" for number in range(32, 70)]
-    packed = open_packed(tmp_path / "p", "mmlab prepare Toy")
+    packed = open_packed(tmp_path / "p", "Toy", "mmlab prepare Toy")
     assert packed.ids == [f"s{number}" for number in range(70) if number != 7]
     assert packed.arrays["audio"][packed.rows, 0].tolist() == [number - 20 for number in range(70) if number != 7]
 
@@ -147,7 +147,7 @@ def test_a_killed_run_starts_over_when_something_changed(tmp_path: Path, change:
 
     pack(tmp_path / "p", "Toy", options, samples, LAYOUT, watched)
     assert seen == len(samples)
-    packed = open_packed(tmp_path / "p", "mmlab prepare Toy")
+    packed = open_packed(tmp_path / "p", "Toy", "mmlab prepare Toy")
     assert packed.arrays["audio"][packed.rows[packed.ids.index("s1")], 0] == (80 if change == "file" else -19)
 
 
@@ -161,7 +161,7 @@ def test_a_finished_pack_is_left_alone_and_a_stale_one_replaced(tmp_path: Path) 
     pack(tmp_path / "p", "Toy", {}, samples, LAYOUT, never)
     samples[2].files["audio"].write_text("200")
     pack(tmp_path / "p", "Toy", {}, samples, LAYOUT, decode)
-    assert open_packed(tmp_path / "p", "mmlab prepare Toy").arrays["audio"][2, 0] == 180
+    assert open_packed(tmp_path / "p", "Toy", "mmlab prepare Toy").arrays["audio"][2, 0] == 180
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p", "p.lock", "raw"]
 
 
@@ -204,7 +204,7 @@ def test_too_little_space_is_said_before_anything_is_written(tmp_path: Path) -> 
 
 def test_what_is_not_prepared_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="p is not prepared; run: mmlab prepare Toy --root raw"):
-        open_packed(tmp_path / "p", "mmlab prepare Toy --root raw")
+        open_packed(tmp_path / "p", "Toy", "mmlab prepare Toy --root raw")
     assert packed_options(tmp_path / "p") is None
 
 
@@ -231,7 +231,7 @@ def test_damage_is_named(tmp_path: Path, damage: str) -> None:
         (folder / "pack.json").write_text(json.dumps({**meta, "format": 0}))
         expected = "packed in another format"
     with pytest.raises(UserError, match=expected):
-        open_packed(folder, "mmlab prepare Toy")
+        open_packed(folder, "Toy", "mmlab prepare Toy")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that refuses new files even to root")
@@ -261,3 +261,13 @@ def test_waiting_for_another_process_is_said(tmp_path: Path, monkeypatch: pytest
     waiter.join()
     assert said[0] == f"waiting for another process that packs {tmp_path / 'p'}"
     assert (tmp_path / "p" / "pack.json").exists()
+
+
+def test_a_folder_of_another_data_set_is_neither_opened_nor_replaced(tmp_path: Path) -> None:
+    samples = write_raw(tmp_path / "raw")
+    pack(tmp_path / "p", "Toy", {}, samples, LAYOUT, decode)
+    with pytest.raises(UserError, match="holds Toy, not Other: give each data set a root of its own"):
+        open_packed(tmp_path / "p", "Other", "mmlab prepare Other")
+    with pytest.raises(UserError, match="holds Toy, not Other"):
+        pack(tmp_path / "p", "Other", {}, samples, LAYOUT, decode)
+    assert open_packed(tmp_path / "p", "Toy", "mmlab prepare Toy").meta["dataset"] == "Toy"

@@ -66,6 +66,19 @@ def test_long_texts_are_cut_without_a_separator(bert: Path) -> None:
     assert row[1, -1] == 256
 
 
+def test_padding_is_not_written_by_a_text(bert: Path) -> None:
+    row = WordPieces(bert)("the [PAD] day[PAD] [SEP] [PAD]")
+    assert names(row) == ["[CLS]", "the", "[UNK]", "day", "[UNK]", "[SEP]", "[UNK]"]
+    assert row[1, :7].tolist() == [0, 1, 2, 3, 3, 4, 5]
+
+
+def test_half_a_surrogate_pair_is_an_unknown_character(bert: Path) -> None:
+    pieces = WordPieces(bert)
+    np.testing.assert_array_equal(pieces("the \ud83dday\ude00"), pieces("the \ufffdday\ufffd"))
+    assert names(pieces("\ud83d play")) == ["[CLS]", "play"]
+    assert names(pieces("\U0001f600 play")) == ["[CLS]", "[UNK]", "play"]  # a whole pair stays a character
+
+
 def test_the_blank_word(bert: Path, tmp_path: Path) -> None:
     assert WordPieces(bert).blank == VOCABULARY.index("_")
     assert WordPieces(bert).last == len(VOCABULARY) - 1
@@ -89,7 +102,7 @@ def test_a_saved_tokeniser_cuts_pads_and_ends_as_mmlab_has_it(bert: Path, tmp_pa
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ({}, "bert holds neither tokenizer.json nor vocab.txt: download a BERT there once .*--tokenizer"),
+        ({}, "bert holds neither tokenizer.json nor vocab.txt: download a BERT there once .* by the option tokenizer"),
         ({"vocab.txt": b"\xff\xfe"}, "vocab.txt holds no tokeniser"),
         ({"tokenizer.json": b"{}"}, "tokenizer.json holds no tokeniser"),
         ({"vocab.txt": b"[PAD]\n[UNK]\na"}, r"has no token \[CLS\]"),
@@ -116,6 +129,8 @@ def test_other_kinds_of_tokenisers_are_refused(tmp_path: Path) -> None:
 def test_what_is_missing_is_told(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="nowhere doesn't exist: download a BERT"):
         WordPieces(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"vocab.txt is no folder: download a BERT"):
+        WordPieces(bert / "vocab.txt")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(UserError, match=r'not installed: run pip install "mmlab\[text\]"'):
         WordPieces(bert)

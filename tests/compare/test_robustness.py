@@ -186,9 +186,7 @@ def test_what_is_no_test_under_the_corruption_is_named_and_left_out(tmp_path: Pa
         ),
         (
             "--corruption fog",
-            [
-                "fog.json below runs; there are tests under gaussian; `mmlab test --run DIR --corruption NAME` writes cor"
-            ],
+            ["fog.json below runs; there are tests under gaussian; `mmlab test --run DIR --corruption NAME` writ"],
         ),
         ("--corruption *", ["--corruption is '*'; give the name of one"]),
         (

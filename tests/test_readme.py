@@ -149,7 +149,7 @@ def test_corruptions_are_those_there_are() -> None:
 # What a person has, not the checkout: own files, files of a run, and where data lie.
 OWN = ("runs/", "data/", "models/", "my_", "../shared/data", ".venv")
 SUFFIXES = {".cff", ".csv", ".json", ".md", ".png", ".py", ".txt", ".yaml"}
-RESULTS = "results/"  # test_results_table asks for it
+RESULTS = "results/"  # test_results_tables asks for it
 
 
 def test_paths_exist() -> None:
@@ -161,10 +161,9 @@ def test_paths_exist() -> None:
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
 
 
-def test_results_table(mmlab, monkeypatch: pytest.MonkeyPatch) -> None:
-    between = re.search(r"<!-- results: mmlab compare results -->\n(.*?)<!-- end of results -->", TEXT, re.DOTALL)
-    assert between is not None
-    assert (ROOT / "results").is_dir() == bool(between[1].strip()), "the table and results/ come together"
-    if between[1].strip():
-        monkeypatch.chdir(ROOT)
-        assert mmlab("compare results").strip() == between[1].strip()
+@pytest.mark.parametrize("name", ["results", "robustness"])
+def test_results_tables(mmlab, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    found = re.search(rf"<!-- {name}: mmlab (.*?) -->\n(.*?)<!-- end of {name} -->", TEXT, re.DOTALL)
+    assert found is not None
+    monkeypatch.chdir(ROOT)
+    assert mmlab(found[1]).strip() == found[2].strip()

@@ -18,7 +18,6 @@ from mmlab.data.base import (
     Split,
     SplitName,
     Transform,
-    carve_validation,
     refuse_existing,
 )
 from mmlab.data.image import IMAGENET_MEAN, IMAGENET_STD, RandomResizedCropFlip
@@ -288,11 +287,7 @@ class CREMAD(MultimodalDataset):
         train, test = (self._listed(file, packed, line_of) for file in (self.train_list, self.test_list))
         if self.protocol == "official":
             return train, test, test
-        labels = np.array([index[name] for name in packed.targets[train]])
-        kept, carved = carve_validation(labels, self.validation_share, self.split_seed)
-        if len(carved) == 0:
-            raise UserError(f"{self.train_list} has one clip of each class, too few to carve a validation split.")
-        return train[kept], train[carved], test
+        return *packed.carve(train, index, self.validation_share, self.split_seed), test
 
     def _listed(self, file: Path, packed: Packed, line_of: dict[str, str]) -> np.ndarray:
         """Positions of the clips of a list, in its order; ``line_of`` says where each clip was listed so far."""

@@ -16,7 +16,6 @@ from mmlab.data.base import (
     Split,
     SplitName,
     Transform,
-    carve_validation,
     refuse_existing,
 )
 from mmlab.data.image import IMAGENET_MEAN, IMAGENET_STD, RandomResizedCropFlip
@@ -156,14 +155,8 @@ class KineticsSounds(MultimodalDataset):
         if self.protocol == "official":
             validation = test
         elif len(validation) == 0:
-            labels = np.array([index[name] for name in packed.targets[train]])
             videos = np.array([_video(packed.ids[position]) for position in train])
-            kept, carved = carve_validation(labels, self.validation_share, self.split_seed, videos)
-            train, validation = train[kept], train[carved]
-            if len(validation) == 0:
-                raise UserError(
-                    f"{self._folder} has one training video in each class: too few to carve a validation split."
-                )
+            train, validation = packed.carve(train, index, self.validation_share, self.split_seed, videos)
         return {
             "train": packed.take(train, index),
             "val": packed.take(validation, index),

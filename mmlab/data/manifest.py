@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmlab.data.base import MultimodalDataset, Split, SplitName, Transform, carve_validation
+from mmlab.data.base import MultimodalDataset, Split, SplitName, Transform
 from mmlab.data.image import Normalise
 from mmlab.data.packing import Sample, open_packed, pack, packed_options
 from mmlab.data.spectrogram import LogMel
@@ -121,13 +121,7 @@ class Manifest(MultimodalDataset):
         packed = open_packed(self.out, "Manifest", f"mmlab prepare Manifest --csv {self.csv}")
         train, validation, test = (np.flatnonzero(packed.split == name) for name in SPLITS)
         if len(validation) == 0:
-            labels = np.array([index[name] for name in packed.targets[train]])
-            kept, carved = carve_validation(labels, self.validation_share, self.split_seed)
-            train, validation = train[kept], train[carved]
-        if len(validation) == 0:
-            raise UserError(
-                f"{self.csv} has one training sample of each class, too few to carve a validation split: add val rows."
-            )
+            train, validation = packed.carve(train, index, self.validation_share, self.split_seed)
         return {
             "train": packed.take(train, index),
             "val": packed.take(validation, index),

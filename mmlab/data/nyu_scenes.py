@@ -12,7 +12,6 @@ from mmlab.data.base import (
     Split,
     SplitName,
     Transform,
-    carve_validation,
     refuse_existing,
 )
 from mmlab.data.image import RandomCropFlip
@@ -117,14 +116,7 @@ class NYUScenes(MultimodalDataset):
         if self.protocol == "official":
             validation = test
         elif len(validation) == 0:
-            labels = np.array([index[name] for name in packed.targets[train]])
-            kept, carved = carve_validation(labels, self.validation_share, self.split_seed)
-            train, validation = train[kept], train[carved]
-            if len(validation) == 0:
-                raise UserError(
-                    f"{self._folder} has one training image in each class, too few to carve a validation split: "
-                    f"add images to {self.root / 'train'} and run: {self._command}"
-                )
+            train, validation = packed.carve(train, index, self.validation_share, self.split_seed)
         return {
             "train": packed.take(train, index),
             "val": packed.take(validation, index),

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
-from mmlab.data.base import Split
+from mmlab.data.base import Split, carve_validation
 from mmlab.errors import UserError
 
 FORMAT = 1
@@ -91,6 +91,35 @@ class Packed:
             arrays=self.arrays,
             present=self.present[positions],
         )
+
+    def carve(
+        self,
+        train: np.ndarray,
+        classes: Mapping[str, int],
+        share: float,
+        seed: int,
+        groups: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Splits training samples into training and validation, see :func:`~mmlab.data.base.carve_validation`.
+
+        Args:
+            train: positions of the samples.
+            classes: the index of each class name.
+            share: of each class that goes to validation.
+            seed: of the draw.
+            groups: labels, in the order of ``train``, that must not be torn apart; None for none.
+
+        Raises:
+            UserError: if there is one sample in each class, or the seed is negative.
+        """
+        labels = np.array([classes[name] for name in self.targets[train]])
+        kept, carved = carve_validation(labels, share, seed, groups)
+        if len(carved) == 0:
+            raise UserError(
+                f"{self.meta['dataset']} has one training sample in each class, too few to carve a validation split: "
+                f"add samples and prepare again."
+            )
+        return train[kept], train[carved]
 
 
 def pack(

@@ -217,7 +217,7 @@ def test_too_few_images_to_carve_a_validation_split(tmp_path: Path) -> None:
             put(tmp_path / split / name / "only.png", flat(8, 8, (1, 2, 3)), flat(8, 8, (4, 5, 6)))
     data = NYUScenes(root=str(tmp_path))
     data.prepare()
-    with pytest.raises(UserError, match="one training image in each class, too few to carve a validation split"):
+    with pytest.raises(UserError, match="one training sample in each class, too few to carve a validation split"):
         data.splits()
     assert len(NYUScenes(root=str(tmp_path), protocol="official").splits()["train"]) == 2
 

@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from mmlab.data.base import MultimodalDataset, ProtocolName, Split, SplitName, Transform, refuse_existing
+from mmlab.data.base import ProtocolName, Split, SplitName, Transform
 from mmlab.data.image import RandomShift
-from mmlab.data.npz import Layout, check_rows, data_root, read_npz, report_checksum, write_npz
+from mmlab.data.npz import Layout, NpzDataset, check_rows, read_npz
 from mmlab.data.spectrogram import LogMel
 from mmlab.errors import UserError, did_you_mean
 from mmlab.types import Classification, Modality
@@ -17,11 +17,6 @@ from mmlab.types import Classification, Modality
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 SAMPLE_RATE = 8000
 SAMPLES = 8000
-
-CHECKSUMS = {
-    "train.npz": "a080426676c36c76077af2b9a04bb51d0c637ef1fbd492dff8a0ece893e00efc",
-    "test.npz": "c898e8c1e0d3a220694369e6259346daa806def1371ae40464a738d56c7cfbcc",
-}
 
 COMMON: Layout = {
     "audio": ("int16", (None,)),
@@ -46,7 +41,7 @@ LOG_MEL_MEAN, LOG_MEL_STD = -10.05, 4.94
 IMAGE_MEAN_STD = {"clean": (33.6, 78.9), "hard": (34.7, 54.2)}
 
 
-class AVDigits(MultimodalDataset):
+class AVDigits(NpzDataset):
     """The Free Spoken Digit Dataset (3000 recordings, six speakers) with MNIST images of the same class.
 
     2400 / 300 / 300 pairs, 10 classes, balanced. Sound and image are independent given the class. The official
@@ -66,6 +61,11 @@ class AVDigits(MultimodalDataset):
         UserError: if there is no such speaker.
     """
 
+    checksums = {
+        "train.npz": "a080426676c36c76077af2b9a04bb51d0c637ef1fbd492dff8a0ece893e00efc",
+        "test.npz": "c898e8c1e0d3a220694369e6259346daa806def1371ae40464a738d56c7cfbcc",
+    }
+
     def __init__(
         self,
         root: str | None = None,
@@ -79,11 +79,10 @@ class AVDigits(MultimodalDataset):
                 f"AVDigits has no speaker {unseen_speaker!r}{did_you_mean(unseen_speaker, SPEAKERS)}: "
                 f"set unseen_speaker to one of {', '.join(SPEAKERS)}."
             )
-        self._root = data_root(root, "avdigits")
+        super().__init__(root, "avdigits", protocol)
         self._variant = variant
         self._unseen_speaker = unseen_speaker
         self._extended_test = extended_test
-        self.protocol = protocol
         self._log_mel = LogMel(SAMPLE_RATE, SAMPLES, n_fft=256, hop=125, mels=40, mean=LOG_MEL_MEAN, std=LOG_MEL_STD)
 
     @property
@@ -136,34 +135,17 @@ class AVDigits(MultimodalDataset):
         mean, std = IMAGE_MEAN_STD[self._variant]
         return {"audio": self._log_mel, "image": RandomShift(2, (mean,), (std,))}
 
-    def prepare(self, workers: int = 1) -> None:
-        """Reads everything once and says of each file whether it is the published one.
-
-        Args:
-            workers: not used: nothing is decoded.
-
-        Raises:
-            UserError: if a file is absent or can't be read.
-        """
-        self.splits()
-        for name, checksum in CHECKSUMS.items():
-            report_checksum(self._root / name, checksum)
-
-    def write_synthetic(self) -> None:
-        """Writes a twin of 180 pairs: tones and bars, whose pitch and place tell the class.
-
-        Raises:
-            UserError: if the folder holds anything.
-        """
-        refuse_existing(self._root)
-        self._root.mkdir(parents=True, exist_ok=True)
+    def synthetic_files(self) -> dict[str, dict[str, np.ndarray]]:
+        """A twin of 180 pairs: tones and bars, whose pitch and place tell the class."""
         # Of every speaker and digit, as in the real set: 0-4 test, 5-44 train, 45-49 validation.
         train = _synthetic(recordings=(5, 45))
-        write_npz(self._root / "train.npz", {**train, "val": train["recording_index"] >= 45})
         test = _synthetic(recordings=(0,))
         extended = {f"ext_{name}": test[name][:, None].repeat(10, axis=1) for name in ("image", "image_pca25")}
         numbers = np.arange(10 * len(test["label"]), dtype=np.int32).reshape(-1, 10)
-        write_npz(self._root / "test.npz", {**test, **extended, "ext_mnist_index": numbers})
+        return {
+            "train.npz": {**train, "val": train["recording_index"] >= 45},
+            "test.npz": {**test, **extended, "ext_mnist_index": numbers},
+        }
 
     def _read(self, name: str, layout: Layout) -> dict[str, np.ndarray]:
         path = self._root / name

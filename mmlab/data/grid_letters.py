@@ -6,21 +6,15 @@ import math
 
 import numpy as np
 
-from mmlab.data.base import MultimodalDataset, ProtocolName, Split, SplitName, Transform, refuse_existing
+from mmlab.data.base import ProtocolName, Split, SplitName, Transform
 from mmlab.data.image import RandomShift
-from mmlab.data.npz import Layout, check_rows, data_root, read_npz, report_checksum, write_npz
+from mmlab.data.npz import Layout, NpzDataset
 from mmlab.data.spectrogram import LogMel
 from mmlab.types import Classification, Modality
 
 LETTERS = tuple("abcdefghijklmnopqrstuvxyz")
 SAMPLE_RATE = 8000
 SAMPLES = 3840
-
-CHECKSUMS = {
-    "train.npz": "1b20f419d0b0bc642c0c09a73fcaa638313225a4d3abed53498391dbb6a66af2",
-    "valid.npz": "3350d9084e7fc87beb3e3e8dfcffe062ec468714578ba0f0c7193a7b0f26d55a",
-    "test.npz": "1718b646bb52f215979d1e87ab36cbc1b10cd6174e66d4808f993115dcef4761",
-}
 
 LAYOUT: Layout = {
     "audio": ("int16", (None, SAMPLES)),
@@ -35,7 +29,7 @@ LOG_MEL_MEAN, LOG_MEL_STD = -2.43, 3.52
 VIDEO_MEAN, VIDEO_STD = 139.0, 21.9
 
 
-class GRIDLetters(MultimodalDataset):
+class GRIDLetters(NpzDataset):
     """The letters of 994 sentences of speaker s1 of the GRID corpus (Cooke, Barker, Cunningham and Shao, 2006).
 
     695 / 99 / 200 clips of 0.48 s around the letter, 25 classes (w isn't among them): sound at 8 kHz, and 12 grey
@@ -47,9 +41,14 @@ class GRIDLetters(MultimodalDataset):
         protocol: ``official`` trains on the training and the validation part and selects on the test split.
     """
 
+    checksums = {
+        "train.npz": "1b20f419d0b0bc642c0c09a73fcaa638313225a4d3abed53498391dbb6a66af2",
+        "valid.npz": "3350d9084e7fc87beb3e3e8dfcffe062ec468714578ba0f0c7193a7b0f26d55a",
+        "test.npz": "1718b646bb52f215979d1e87ab36cbc1b10cd6174e66d4808f993115dcef4761",
+    }
+
     def __init__(self, root: str | None = None, protocol: ProtocolName = "honest") -> None:
-        self._root = data_root(root, "av_grid")
-        self.protocol = protocol
+        super().__init__(root, "av_grid", protocol)
         self._log_mel = LogMel(SAMPLE_RATE, SAMPLES, n_fft=256, hop=80, mels=40, mean=LOG_MEL_MEAN, std=LOG_MEL_STD)
 
     @property
@@ -71,45 +70,15 @@ class GRIDLetters(MultimodalDataset):
         Raises:
             UserError: if a file is absent or can't be read.
         """
-        train, valid, test = (self._read(name) for name in CHECKSUMS)
-        if self.protocol == "official":
-            both = {name: np.concatenate((train[name], valid[name])) for name in LAYOUT}
-            return {"train": _split(both), "val": _split(test), "test": _split(test)}
-        return {"train": _split(train), "val": _split(valid), "test": _split(test)}
+        return {name: _split(file) for name, file in self.read_parts(LAYOUT, len(LETTERS)).items()}
 
     def transforms(self) -> dict[str, Transform]:
         """Log-mel spectrogram; shifts of up to two pixels in training, the same for all frames of a clip."""
         return {"audio": self._log_mel, "video": RandomShift(2, (VIDEO_MEAN,), (VIDEO_STD,), draw="video")}
 
-    def prepare(self, workers: int = 1) -> None:
-        """Reads everything once and says of each file whether it is the published one.
-
-        Args:
-            workers: not used: nothing is decoded.
-
-        Raises:
-            UserError: if a file is absent or can't be read.
-        """
-        self.splits()
-        for name, checksum in CHECKSUMS.items():
-            report_checksum(self._root / name, checksum)
-
-    def write_synthetic(self) -> None:
-        """Writes a twin of 125 clips: tones and bars, whose pitch and place tell the class.
-
-        Raises:
-            UserError: if the folder holds anything.
-        """
-        refuse_existing(self._root)
-        self._root.mkdir(parents=True, exist_ok=True)
-        for name, clips in (("train", 3), ("valid", 1), ("test", 1)):
-            write_npz(self._root / f"{name}.npz", _synthetic(name, clips))
-
-    def _read(self, name: str) -> dict[str, np.ndarray]:
-        path = self._root / name
-        arrays = read_npz(path, LAYOUT)
-        check_rows(path, arrays, tuple(LAYOUT), len(LETTERS))
-        return arrays
+    def synthetic_files(self) -> dict[str, dict[str, np.ndarray]]:
+        """A twin of 125 clips: tones and bars, whose pitch and place tell the class."""
+        return {f"{name}.npz": _synthetic(name, clips) for name, clips in (("train", 3), ("valid", 1), ("test", 1))}
 
 
 def _split(file: dict[str, np.ndarray]) -> Split:

@@ -63,10 +63,60 @@ class RandomShift:
         moves = (draws.uniform(f"{self._draw}/shift", 2) * (2 * self._pixels + 1)).long() - self._pixels
         rows = (torch.arange(height, device=raw.device) + moves[:, :1]).clamp(0, height - 1)
         columns = (torch.arange(width, device=raw.device) + moves[:, 1:]).clamp(0, width - 1)
-        planes = raw.flatten(1, -3)
-        sample = torch.arange(len(raw), device=raw.device)[:, None, None, None]
-        plane = torch.arange(planes.shape[1], device=raw.device)[None, :, None, None]
-        return planes[sample, plane, rows[:, None, :, None], columns[:, None, None, :]].view(raw.shape)
+        return _gathered(raw, rows, columns)
+
+
+class RandomShiftFlip:
+    """Training moves each sample by a few whole pixels and mirrors it left to right with probability 1/2.
+
+    The edge is repeated where a sample moves inwards; then the values are normalised. Two streams that show one scene
+    at different resolutions share their geometry by sharing ``draw`` and ``moves``: the finer one has the larger
+    ``step``.
+
+    Args:
+        moves: the largest number of steps in each direction.
+        step: what one step is, in pixels.
+        mean: of the raw values, one number or one for each channel.
+        std: likewise.
+        turned: the channel whose raw values change their sign in the mirror, the horizontal component of optical flow;
+            None where there is none.
+        draw: prefix of the draws' names.
+    """
+
+    def __init__(
+        self,
+        moves: int,
+        step: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        turned: int | None = None,
+        draw: str = "image",
+    ) -> None:
+        self._moves = moves
+        self._step = step
+        self._normalise = Normalise(mean, std)
+        self._turned = turned
+        self._draw = draw
+
+    def __call__(self, raw: Tensor, draws: Draws | None) -> Tensor:
+        """(B, C, H, W) or (B, C, T, H, W) to float32 of the same shape; the frames of a sample share their draws."""
+        return self._normalise(raw if draws is None else self._changed(raw, draws), draws)
+
+    def _changed(self, raw: Tensor, draws: Draws) -> Tensor:
+        height, width = raw.shape[-2:]
+        moves = (draws.uniform(f"{self._draw}/shift", 2) * (2 * self._moves + 1)).long() - self._moves
+        down, right = (moves * self._step).split(1, dim=1)
+        flips = draws.uniform(f"{self._draw}/flip") < 0.5
+        columns = torch.arange(width, device=raw.device)
+        columns = torch.where(flips, columns.flip(0), columns) + right
+        rows = torch.arange(height, device=raw.device) + down
+        changed = _gathered(raw, rows.clamp(0, height - 1), columns.clamp(0, width - 1))
+        if self._turned is None:
+            return changed
+        # As numbers with room: the lowest 8-bit value has no counterpart.
+        turned = changed.to(torch.float32)
+        mirrored = flips & (torch.arange(raw.shape[1], device=raw.device) == self._turned)
+        return torch.where(mirrored.view(*mirrored.shape, *(1,) * (raw.ndim - 2)), -turned, turned)
 
 
 class RandomCropFlip:
@@ -102,9 +152,7 @@ class RandomCropFlip:
         flips = draws.uniform(f"{self._draw}/flip") < 0.5
         rows = (top * (height - self._size + 1)).long() + steps
         columns = (left * (width - self._size + 1)).long() + torch.where(flips, steps.flip(0), steps)
-        sample = torch.arange(len(raw), device=raw.device)[:, None, None, None]
-        channel = torch.arange(raw.shape[1], device=raw.device)[None, :, None, None]
-        return raw[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+        return _gathered(raw, rows, columns)
 
 
 class RandomResizedCropFlip:
@@ -178,3 +226,12 @@ class RandomResizedCropFlip:
         left, top = draws.uniform(f"{self._draw}/place", frames * 2).view(-1, 2).split(1, dim=1)
         left, top = left * (width - wide), top * (height - high)
         return torch.cat((left, top, left + wide, top + high), dim=1)
+
+
+def _gathered(raw: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(B, ..., H, W) at each sample's own rows (B, h) and columns (B, w): (B, ..., h, w)."""
+    planes = raw.flatten(1, -3)
+    sample = torch.arange(len(raw), device=raw.device)[:, None, None, None]
+    plane = torch.arange(planes.shape[1], device=raw.device)[None, :, None, None]
+    picked = planes[sample, plane, rows[:, None, :, None], columns[:, None, None, :]]
+    return picked.view(*raw.shape[:-2], *picked.shape[-2:])

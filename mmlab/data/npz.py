@@ -6,15 +6,88 @@ import hashlib
 import os
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from mmlab.data.base import MultimodalDataset, ProtocolName, SplitName, refuse_existing
 from mmlab.errors import UserError
 
 Layout = Mapping[str, tuple[str, tuple[int | None, ...]]]
 """By array name: the dtype (``str`` for text of any length) and the shape, None where a length is free."""
+
+
+class NpzDataset(MultimodalDataset, ABC):
+    """A data set that is read from ``.npz`` files as they are; nothing is decoded or packed.
+
+    Args:
+        root: folder of the files; None for the folder of ``data_root``.
+        folder: the name of that folder.
+        protocol: ``honest``, or ``official`` for selection on the test split.
+    """
+
+    checksums: Mapping[str, str]
+    """By file name, the SHA-256 of the published file."""
+
+    def __init__(self, root: str | None, folder: str, protocol: ProtocolName) -> None:
+        self._root = data_root(root, folder)
+        self.protocol = protocol
+
+    @abstractmethod
+    def synthetic_files(self) -> dict[str, dict[str, np.ndarray]]:
+        """The arrays of a synthetic twin, by file name."""
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the files are a synthetic twin."""
+        return (self._root / "SYNTHETIC").exists()
+
+    def prepare(self, workers: int = 1) -> None:
+        """Reads everything once and says of each file whether it is the published one.
+
+        Args:
+            workers: not used: nothing is decoded.
+
+        Raises:
+            UserError: if a file is absent or can't be read.
+        """
+        self.splits()
+        for name, checksum in self.checksums.items():
+            report_checksum(self._root / name, checksum)
+
+    def write_synthetic(self) -> None:
+        """Writes a small twin in the layout of the published files, whose classes are easy to tell.
+
+        Raises:
+            UserError: if the folder holds anything.
+        """
+        refuse_existing(self._root)
+        self._root.mkdir(parents=True, exist_ok=True)
+        (self._root / "SYNTHETIC").write_text("These samples are generated; results on them mean nothing.\n")
+        for name, arrays in self.synthetic_files().items():
+            write_npz(self._root / name, arrays)
+
+    def read_parts(self, layout: Layout, classes: int) -> dict[SplitName, dict[str, np.ndarray]]:
+        """The arrays of each split, where every split has a file of its own and a row for each sample.
+
+        The official protocol trains on both the training and the validation file and validates on the test file.
+
+        Args:
+            layout: of every file; the files are those of ``checksums``, in the order train, val, test.
+            classes: the number of classes.
+
+        Raises:
+            UserError: if a file is absent, can't be read or contradicts itself.
+        """
+        train, val, test = (read_npz(self._root / name, layout) for name in self.checksums)
+        for name, arrays in zip(self.checksums, (train, val, test), strict=True):
+            check_rows(self._root / name, arrays, tuple(layout), classes)
+        if self.protocol == "official":
+            both = {name: np.concatenate((train[name], val[name])) for name in layout}
+            return {"train": both, "val": test, "test": test}
+        return {"train": train, "val": val, "test": test}
 
 
 def data_root(root: str | None, name: str) -> Path:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmlab.data.image import Normalise, RandomCropFlip, RandomResizedCropFlip, RandomShift
+from mmlab.data.image import Normalise, RandomCropFlip, RandomResizedCropFlip, RandomShift, RandomShiftFlip
 from mmlab.draws import Draws
 
 GOLDEN = json.loads(Path(__file__).with_name("di_mml_data_transforms.json").read_text())
@@ -63,6 +63,69 @@ def test_shift_depends_on_sample_and_epoch_only():
     part = shift(raw[[4, 1]], Draws(0, 0, torch.tensor([4, 1])))
     torch.testing.assert_close(part, whole[[4, 1]])
     assert (shift(raw, batch_draws(6, epoch=1)) != whole).any()
+
+
+def test_shift_flip_is_off_in_evaluation():
+    raw = pixels(3, 2, 8, 8)
+    changed = RandomShiftFlip(2, 2, (5.0,), (2.0,), turned=0)(raw, None)
+    torch.testing.assert_close(changed, Normalise((5.0,), (2.0,))(raw, None))
+
+
+def test_shift_flip_mirrors_half_of_the_time_and_moves_by_whole_steps():
+    field = (torch.arange(15)[:, None] * 15 + torch.arange(15)).to(torch.uint8)
+    changed = RandomShiftFlip(1, 2, (0.0,), (1.0,))(field.expand(300, 1, 15, 15), batch_draws(300))[:, 0].long()
+    mirrored = changed[:, 7, 7] > changed[:, 7, 8]
+    assert 0.4 < mirrored.float().mean() < 0.6
+    # The middle of an odd width is its own mirror image.
+    rows, columns = changed[:, 7, 7] // 15 - 7, changed[:, 7, 7] % 15 - 7
+    assert set(rows.tolist()) == set(columns.tolist()) == {-2, 0, 2}
+    for sample, flip, row, column in zip(changed, mirrored, rows, columns, strict=True):
+        down, right = (torch.arange(15) + row).clamp(0, 14), torch.arange(15)
+        across = ((right.flip(0) if flip else right) + column).clamp(0, 14)
+        torch.testing.assert_close(sample, field[down][:, across].long())
+
+
+def test_streams_of_two_resolutions_stay_aligned():
+    coarse = pixels(20, 3, 6, 8)
+    fine = coarse.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    one = RandomShiftFlip(1, 1, (0.0,), (1.0,), draw="scene")(coarse, batch_draws(20))
+    two = RandomShiftFlip(1, 2, (0.0,), (1.0,), draw="scene")(fine, batch_draws(20))
+    torch.testing.assert_close(one.repeat_interleave(2, -1).repeat_interleave(2, -2), two)
+    other = RandomShiftFlip(1, 1, (0.0,), (1.0,), draw="other")(coarse, batch_draws(20))
+    assert (one != other).any()
+
+
+def displacement(frame: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
+    """The whole pixels (x, y) that the brightest spot of each frame (B, H, W) moves: (B, 2)."""
+
+    def place(picture: torch.Tensor) -> torch.Tensor:
+        spot = picture.flatten(1).argmax(dim=1)
+        return torch.stack((spot % picture.shape[2], spot // picture.shape[2]), dim=1)
+
+    return place(following) - place(frame)
+
+
+def test_flow_of_a_mirrored_clip_is_its_mirrored_flow():
+    # A spot that moves by (3, -2) from the first frame to the second, and the flow between them, at the spot.
+    clip = torch.zeros(1, 1, 2, 20, 20, dtype=torch.uint8)
+    clip[0, 0, 0, 11, 8] = clip[0, 0, 1, 9, 11] = 255
+    flow = torch.zeros(1, 2, 1, 20, 20, dtype=torch.int8)
+    flow[0, 0, 0, 11, 8], flow[0, 1, 0, 11, 8] = 3, -2
+    draws = batch_draws(50)
+    seen = RandomShiftFlip(2, 1, (0.0,), (1.0,), draw="scene")(clip.expand(50, 1, 2, 20, 20), draws)[:, 0]
+    changed = RandomShiftFlip(2, 1, (0.0,), (1.0,), turned=0, draw="scene")(flow.expand(50, 2, 1, 20, 20), draws)
+    moved = displacement(seen[:, 0], seen[:, 1])
+    assert set(moved[:, 0].tolist()) == {3, -3}
+    assert set(moved[:, 1].tolist()) == {-2}
+    at_the_spot = changed[:, :, 0].flatten(2).gather(2, seen[:, 0].flatten(1).argmax(dim=1).expand(2, 50).T[:, :, None])
+    torch.testing.assert_close(at_the_spot[:, :, 0], moved.float())
+
+
+def test_the_lowest_flow_can_change_its_sign():
+    lowest = torch.full((20, 2, 1, 4, 4), -128, dtype=torch.int8)
+    changed = RandomShiftFlip(1, 1, (0.0,), (1.0,), turned=0)(lowest, batch_draws(20))
+    assert set(changed[:, 0].flatten().tolist()) == {-128.0, 128.0}
+    assert set(changed[:, 1].flatten().tolist()) == {-128.0}
 
 
 def test_crop_evaluation_resizes_the_whole_image():

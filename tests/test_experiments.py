@@ -17,6 +17,8 @@ BY_NAME = pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILE
 PREPARE = {
     "AVDigits": "",
     "GRIDLetters": "",
+    "GRIDWords": "",
+    "LDrawParts": "",
     "KineticsSounds": "--frame_side 32",
     "CREMAD": "--frame_side 32 --recipe udml",
     "MVSASingle": "",
@@ -28,6 +30,8 @@ SMALLER = {
     "Keypad": "--data.dataset.train_size 96 --data.dataset.val_size 36 --data.dataset.test_size 36",
     "AVDigits": "--data.dataset.root {root}",
     "GRIDLetters": "--data.dataset.root {root}",
+    "GRIDWords": "--data.dataset.root {root}",
+    "LDrawParts": "--data.dataset.root {root}",
     "KineticsSounds": "--data.dataset.root {root} --data.dataset.frame_side 32 --data.dataset.image_size 32",
     "CREMAD": "--data.dataset.root {root} --data.dataset.frame_side 32 --data.dataset.image_size 32",
     "MVSASingle": f"--data.dataset.root {{root}} {TINY_TEXT}",
@@ -35,12 +39,13 @@ SMALLER = {
     "NYUScenes": "--data.dataset.root {root}",
 }
 # On what a family of methods was published, and on the small real sets.
-BALANCED = ("Keypad", "AVDigits", "GRIDLetters", "KineticsSounds")
+BALANCED = ("Keypad", "AVDigits", "GRIDLetters", "GRIDWords", "LDrawParts", "KineticsSounds")
 DYNAMIC = ("AVDigits", "GRIDLetters", "CREMAD", "MVSASingle", "Food101", "NYUScenes")
 WANTED = {
     **dict.fromkeys(("JointTraining", "Unimodal"), BALANCED),
     **dict.fromkeys(("LateFusion", "MNL"), (*BALANCED, *DYNAMIC)),
     **dict.fromkeys(("QMF", "PDF"), DYNAMIC),
+    **dict.fromkeys(("DIMML", "ERLMR", "OGMGE"), ("AVDigits", "GRIDLetters")),
 }
 QUICK = (
     "--data.workers 0 --data.batch_size 16 --trainer.max_epochs 1 --trainer.limit_train_batches 2 "

@@ -1,18 +1,22 @@
 """Joint fusion: features of all modalities in, one vector of logits out.
 
 Each head takes features (B, D_m) by modality in the data set's order and ``present`` (B, M); where a sample lacks a
-modality, its feature counts as zero. The four are those that audio-visual work has compared since Peng et al.,
-"Balanced Multimodal Learning via On-the-fly Gradient Modulation" (CVPR 2022), for two modalities of equal width.
-Other widths and more modalities are this project's generalisation, as each class says.
+modality, its feature counts as zero. Concatenation, sum, FiLM and gate are those that audio-visual work has compared
+since Peng et al., "Balanced Multimodal Learning via On-the-fly Gradient Modulation" (CVPR 2022), for two modalities of
+equal width; MMCosine normalises the first of them. Other widths and more modalities are this project's
+generalisation, as each class says.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmlab.errors import UserError
 from mmlab.fusion.several import require_several
 
 
@@ -36,11 +40,29 @@ class ConcatFusion(nn.Module):
     def __init__(self, widths: Mapping[str, int], outputs: int) -> None:
         super().__init__()
         require_several(widths)
-        self.classifier = nn.Linear(sum(widths.values()), outputs)
+        self.widths = tuple(widths.values())
+        self.classifier = nn.Linear(sum(self.widths), outputs)
 
     def forward(self, features: Mapping[str, Tensor], present: Tensor) -> Tensor:
         """Logits (B, C)."""
         return self.classifier(torch.cat(known_features(features, present), dim=1))
+
+    def columns(self) -> tuple[Tensor, ...]:
+        """Each modality's weights W_m, (C, D_m), as views."""
+        return self.classifier.weight.split(self.widths, dim=1)
+
+    def parts(self, features: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """What each modality says: ``W_m f_m + b / n`` with the number n of modalities that the sample has.
+
+        Summed over these, they are the logits. Source: Peng et al., CVPR 2022, for n = M = 2.
+
+        Returns:
+            (M, B, C), in the precision of the weights, under autocast too: rounded logits would tie.
+        """
+        with torch.autocast(present.device.type, enabled=False):
+            known = [feature.to(self.classifier.weight.dtype) for feature in known_features(features, present)]
+            each = [F.linear(feature, weight) for feature, weight in zip(known, self.columns(), strict=True)]
+            return torch.stack(each) + self.classifier.bias / present.sum(dim=1, keepdim=True)
 
 
 class SumFusion(nn.Module):
@@ -131,3 +153,42 @@ class GatedFusion(nn.Module):
         gate = self.gate(first).sigmoid()
         gated = [gate * projection(feature) for projection, feature in zip(self.projections, others, strict=True)]
         return self.classifier(torch.cat(gated, dim=1))
+
+
+class MMCosineFusion(nn.Module):
+    """Concatenation with features and weights of each modality normalised: ``s sum_m cos(W_m, f_m)``, without a bias.
+
+    The norms of features and weights, by which one modality may drown the others, are gone: each adds between -s and s.
+    Source: Xu et al., "MMCosine: Multi-Modal Cosine Loss Towards Balanced Audio-Visual Fine-Grained Learning",
+    ICASSP 2023, for two modalities. A missing modality, and any number of modalities, are ours: it adds 0.
+
+    Args:
+        widths: each modality's feature width D_m, in the data set's order.
+        outputs: C.
+        scale: s; 10 is the released code's.
+
+    Raises:
+        UserError: if there is only one modality, or the scale is not above 0.
+    """
+
+    def __init__(self, widths: Mapping[str, int], outputs: int, scale: float = 10.0) -> None:
+        super().__init__()
+        require_several(widths)
+        if not (math.isfinite(scale) and scale > 0):
+            raise UserError(f"mmcosine can't have scale {scale}: give a number above 0.")
+        self.widths = tuple(widths.values())
+        self.scale = scale
+        self.classifier = nn.Linear(sum(self.widths), outputs, bias=False)
+
+    def forward(self, features: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        columns = self.classifier.weight.split(self.widths, dim=1)
+        # What a sample lacks is taken away after the division by its norm, whose slope at zero overflows in fp16.
+        with torch.autocast(present.device.type, enabled=False):
+            units = known_features({name: _unit(feature) for name, feature in features.items()}, present)
+            each = [F.linear(unit, _unit(weight)) for unit, weight in zip(units, columns, strict=True)]
+            return self.scale * torch.stack(each).sum(dim=0)
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=1)

@@ -16,3 +16,21 @@ class MeanAndMax(nn.Module):
 class WithoutWidth(nn.Module):
     def __init__(self, modality):
         super().__init__()
+
+
+class AsItIs(nn.Module):
+    """Features that were computed elsewhere: (channels, length) read channel by channel."""
+
+    def __init__(self, modality):
+        super().__init__()
+        self.channels, length = modality.shape
+        self.width = self.channels * length
+
+    def forward(self, x):
+        return x.flatten(1)
+
+
+class WrongChannels(AsItIs):
+    def __init__(self, modality):
+        super().__init__(modality)
+        self.channels += 1

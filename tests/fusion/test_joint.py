@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from mmlab.errors import UserError
-from mmlab.fusion.joint import ConcatFusion, FiLMFusion, GatedFusion, SumFusion, known_features
+from mmlab.fusion.joint import ConcatFusion, FiLMFusion, GatedFusion, MMCosineFusion, SumFusion, known_features
 
-HEADS = [ConcatFusion, SumFusion, FiLMFusion, GatedFusion]
+HEADS = [ConcatFusion, SumFusion, FiLMFusion, GatedFusion, MMCosineFusion]
 WIDTHS = {"audio": 3, "image": 5, "depth": 4}
 
 
@@ -64,3 +64,50 @@ def test_gated_equation():
     gate = torch.sigmoid(fusion.gate(features["audio"]))
     expected = fusion.classifier(gate * fusion.projections[0](features["image"]))
     torch.testing.assert_close(fusion(features, torch.ones(6, 2, dtype=torch.bool)), expected)
+
+
+def test_the_parts_of_the_modalities_that_a_sample_has_add_up_to_the_logits():
+    fusion = ConcatFusion(WIDTHS, outputs=7)
+    features = features_of(WIDTHS)
+    present = torch.tensor([[True, True, True], [False, True, True], [True, False, False]] * 2)
+    parts = fusion.parts(features, present)
+    torch.testing.assert_close((parts * present.T[..., None]).sum(dim=0), fusion(features, present))
+    weight, bias = fusion.classifier.weight, fusion.classifier.bias
+    torch.testing.assert_close(parts[1, 0], weight[:, 3:8] @ features["image"][0] + bias / 3)
+    torch.testing.assert_close(parts[1, 1], weight[:, 3:8] @ features["image"][1] + bias / 2)
+
+
+def test_parts_are_not_rounded_under_autocast():
+    fusion = ConcatFusion(WIDTHS, outputs=7)
+    features, present = features_of(WIDTHS), torch.ones(6, 3, dtype=torch.bool)
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = fusion.parts(features, present)
+    torch.testing.assert_close(parts, fusion.parts(features, present), rtol=0, atol=0)
+
+
+def test_mmcosine_equation():
+    fusion = MMCosineFusion({"audio": 3, "image": 5}, outputs=2, scale=7.0)
+    features = features_of(["audio", "image"])
+    weight = fusion.classifier.weight
+    cosines = torch.zeros(6, 2)
+    for sample in range(6):
+        for c in range(2):
+            for feature, columns in ((features["audio"], weight[:, :3]), (features["image"], weight[:, 3:])):
+                dot = (feature[sample] * columns[c]).sum()
+                cosines[sample, c] += dot / feature[sample].norm() / columns[c].norm()
+    present = torch.ones(6, 2, dtype=torch.bool)
+    torch.testing.assert_close(fusion(features, present), 7 * cosines)
+    louder = {"audio": 100 * features["audio"], "image": features["image"]}
+    torch.testing.assert_close(fusion(louder, present), 7 * cosines)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float16])
+def test_a_missing_modality_adds_nothing_to_cosines_and_gets_no_gradient(precision):
+    fusion = MMCosineFusion({"audio": 3, "image": 5}, outputs=2).to(precision)
+    features = {name: value.to(precision).requires_grad_() for name, value in features_of(["audio", "image"]).items()}
+    logits = fusion(features, torch.tensor([[True, False]] * 6))
+    assert (logits.abs() <= 10.1).all()
+    logits.square().sum().backward()
+    assert features["image"].grad.abs().sum() == 0
+    assert features["audio"].grad.isfinite().all()
+    assert fusion.classifier.weight.grad.isfinite().all()

@@ -22,6 +22,8 @@ METHOD = f"--model own_methods.WithDropout {EPOCHS}"
 RANKED = f"--model QMF --model.ranking corrected_margin {EPOCHS}"
 GUIDED = f"--model MNL --model.fusion qmf --model.ranking corrected_margin {EPOCHS}"
 PREDICTED = f"--model PDF {EPOCHS}"
+MAPPED = f"--model ERLMR {EPOCHS}"
+MODULATED = f"--model OGMGE {EPOCHS}"
 
 
 def in_a_process_of_its_own(action: Callable[[], object]) -> int:
@@ -73,6 +75,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
         pytest.param(RANKED, 0, 9, 0, id="QMF, since the epoch's start"),
         pytest.param(GUIDED, 2, 9, 0, id="MNL with qmf, mid-epoch"),
         pytest.param(PREDICTED, 2, 9, 0, id="PDF, mid-epoch"),
+        pytest.param(MAPPED, 2, 9, 0, id="ERLMR, mid-epoch"),
+        pytest.param(MODULATED, 2, 9, 0, id="OGMGE, mid-epoch"),
     ],
 )
 def test_killed_run_resumes_to_the_same_bits(mmlab, tiny, whole, method, every: int, step: int, workers: int) -> None:

@@ -7,13 +7,13 @@ import importlib
 import inspect
 import os
 import re
-from abc import ABC
 from typing import Any, get_type_hints
 
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback
 
+from mmlab.cli.classes import subclasses
 from mmlab.data.base import MultimodalDataset
 from mmlab.errors import did_you_mean
 from mmlab.methods.base import Method
@@ -157,13 +157,6 @@ def _kinds(where: str) -> list[type]:
     else:
         base = Callback
     return [kind for kind in subclasses(base) if not kind.__name__.startswith("_")]
-
-
-def subclasses(base: type) -> list[type]:
-    """The classes below a base, at any depth, but for those that are only bases themselves."""
-    direct: list[type] = base.__subclasses__()
-    every = [found for kind in direct for found in (kind, *subclasses(kind))]
-    return [kind for kind in every if ABC not in kind.__bases__]
 
 
 def _options(path: str) -> list[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import inspect
 import pkgutil
 
 import jsonargparse
 
 import mmlab.data
+from mmlab.cli.classes import subclasses
 from mmlab.data.base import MultimodalDataset
 from mmlab.errors import UserError, did_you_mean
 
@@ -55,7 +55,4 @@ def prepare(words: list[str]) -> None:
 def _datasets() -> dict[str, type[MultimodalDataset]]:
     for module in pkgutil.iter_modules(mmlab.data.__path__):
         importlib.import_module(f"mmlab.data.{module.name}")
-    kinds = list(MultimodalDataset.__subclasses__())
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-    return {kind.__name__: kind for kind in kinds if not inspect.isabstract(kind)}
+    return {kind.__name__: kind for kind in subclasses(MultimodalDataset)}

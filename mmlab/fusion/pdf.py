@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlab.fusion.late import Gathered, LateDecision, WeightedFusion, fuse
-from mmlab.losses.late_fusion import mean_over
+from mmlab.losses.late_fusion import mean_counts, mean_over
 from mmlab.losses.non_target_guidance import at_class
 
 
@@ -89,8 +89,7 @@ class PDFFusion(WeightedFusion):
         """How far each net is from the true class's probability: ``mean |r^m - sg(p^m_y)|``."""
         assert decision.confidence is not None
         probability = at_class(decision.unimodal.detach().softmax(dim=2), target)
-        every = gathered(present, False)
-        counts = every.sum(dim=0) * (len(present) / len(every))  # the mean of the processes' numbers
+        counts = mean_counts(present, gathered(present, False))
         errors = mean_over((decision.confidence.T - probability).abs(), present.T, counts)
         return {f"confidence_{name}": error for name, error in zip(self.names, errors, strict=True)}
 

@@ -53,6 +53,16 @@ def mean_over(values: Tensor, kept: Tensor, counts: Tensor | None = None) -> Ten
     return (values * kept).sum(dim=-1) / torch.where(counts > 0, counts, 1)
 
 
+def mean_counts(present: Tensor, every: Tensor) -> Tensor:
+    """How many samples have each modality, (M,): the mean over the processes.
+
+    Args:
+        present: (B, M) bool, of this process.
+        every: (W * B, M), of all.
+    """
+    return every.sum(dim=0) * (len(present) / len(every))
+
+
 def weights_of_unimodal(given: Sequence[float] | None, names: Sequence[str]) -> Tensor:
     """The weight of each modality's own loss, (M,) float32; all 1 unless given.
 

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from mmlab.backbones.config import Backbones, Choice, build_encoders
 from mmlab.draws import Draws
 from mmlab.errors import UserError
+from mmlab.losses.late_fusion import mean_counts
 from mmlab.methods.evaluation import Evaluation
 from mmlab.methods.sums import LossSums
 from mmlab.types import Batch, Classification, DataSpec, Prediction, Task
@@ -213,8 +214,7 @@ class Method(LightningModule, ABC):
         Args:
             present: (B, M) bool.
         """
-        every = self.gathered(present)
-        return every.sum(dim=0) * (len(present) / len(every))
+        return mean_counts(present, self.gathered(present))
 
     @property
     def selecting(self) -> bool:

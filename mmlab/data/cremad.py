@@ -167,11 +167,7 @@ class CREMAD(MultimodalDataset):
         packed = open_packed(self._folder, "CREMAD", self._command)
         index = {name: label for label, name in enumerate(CLASSES)}
         train, validation, test = self._by_lists(packed, index) if self.split == "files" else self._by_speakers(packed)
-        return {
-            "train": packed.take(train, index),
-            "val": packed.take(validation, index),
-            "test": packed.take(test, index),
-        }
+        return packed.parts(train, validation, test, index)
 
     def prepare(self, workers: int = 1) -> None:
         """Decodes and packs every clip, or goes on where it was stopped.

@@ -157,11 +157,7 @@ class KineticsSounds(MultimodalDataset):
         elif len(validation) == 0:
             videos = np.array([_video(packed.ids[position]) for position in train])
             train, validation = packed.carve(train, index, self.validation_share, self.split_seed, videos)
-        return {
-            "train": packed.take(train, index),
-            "val": packed.take(validation, index),
-            "test": packed.take(test, index),
-        }
+        return packed.parts(train, validation, test, index)
 
     def prepare(self, workers: int = 1) -> None:
         """Decodes and packs every clip of the class list (and of the shipped lists), or goes on where it was stopped.

@@ -122,11 +122,7 @@ class Manifest(MultimodalDataset):
         train, validation, test = (np.flatnonzero(packed.split == name) for name in SPLITS)
         if len(validation) == 0:
             train, validation = packed.carve(train, index, self.validation_share, self.split_seed)
-        return {
-            "train": packed.take(train, index),
-            "val": packed.take(validation, index),
-            "test": packed.take(test, index),
-        }
+        return packed.parts(train, validation, test, index)
 
     def prepare(self, workers: int = 1) -> None:
         """Checks the CSV file and packs the files that it names.

@@ -117,11 +117,7 @@ class NYUScenes(MultimodalDataset):
             validation = test
         elif len(validation) == 0:
             train, validation = packed.carve(train, index, self.validation_share, self.split_seed)
-        return {
-            "train": packed.take(train, index),
-            "val": packed.take(validation, index),
-            "test": packed.take(test, index),
-        }
+        return packed.parts(train, validation, test, index)
 
     def prepare(self, workers: int = 1) -> None:
         """Decodes and packs every image, or goes on where it was stopped.

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
-from mmlab.data.base import Split, carve_validation
+from mmlab.data.base import Split, SplitName, carve_validation
 from mmlab.errors import UserError
 
 FORMAT = 1
@@ -91,6 +91,16 @@ class Packed:
             arrays=self.arrays,
             present=self.present[positions],
         )
+
+    def parts(
+        self, train: np.ndarray, validation: np.ndarray, test: np.ndarray, classes: Mapping[str, int]
+    ) -> dict[SplitName, Split]:
+        """The three splits, each by the positions of its samples, see :meth:`take`."""
+        return {
+            "train": self.take(train, classes),
+            "val": self.take(validation, classes),
+            "test": self.take(test, classes),
+        }
 
     def carve(
         self,

@@ -85,9 +85,12 @@ class SumFusion(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor], present: Tensor) -> Tensor:
         """Logits (B, C)."""
+        return self.parts(features, present).sum(dim=0)
+
+    def parts(self, features: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """What each modality says, ``W_m f_m + b_m``, (M, B, C); summed, they are the logits."""
         known = known_features(features, present)
-        each = [classifier(feature) for classifier, feature in zip(self.classifiers, known, strict=True)]
-        return torch.stack(each).sum(dim=0)
+        return torch.stack([classifier(feature) for classifier, feature in zip(self.classifiers, known, strict=True)])
 
 
 class FiLMFusion(nn.Module):
@@ -182,12 +185,16 @@ class MMCosineFusion(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor], present: Tensor) -> Tensor:
         """Logits (B, C)."""
+        return self.parts(features, present).sum(dim=0)
+
+    def parts(self, features: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """What each modality says, ``s cos(W_m, f_m)``, (M, B, C); summed, they are the logits."""
         columns = self.classifier.weight.split(self.widths, dim=1)
         # What a sample lacks is taken away after the division by its norm, whose slope at zero overflows in fp16.
         with torch.autocast(present.device.type, enabled=False):
             units = known_features({name: _unit(feature) for name, feature in features.items()}, present)
             each = [F.linear(unit, _unit(weight)) for unit, weight in zip(units, columns, strict=True)]
-            return self.scale * torch.stack(each).sum(dim=0)
+            return self.scale * torch.stack(each)
 
 
 def _unit(rows: Tensor) -> Tensor:

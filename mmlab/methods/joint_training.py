@@ -12,7 +12,8 @@ in Peng et al., CVPR 2022, or by cosines (MMCosine: Xu et al., ICASSP 2023):
 
     h(f_1, ..., f_M)_c = s sum_m cos(W^m_c, f_m)
 
-A missing modality's feature counts as zero.
+A missing modality's feature counts as zero. Of concatenation, sum and mmcosine, whose logits are a sum over the
+modalities, each one's part is reported as its own decision, as Peng et al. do: it shows who was left behind.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ FUSIONS = {
     "gated": GatedFusion,
     "mmcosine": MMCosineFusion,
 }
+ADDITIVE = (ConcatFusion, SumFusion, MMCosineFusion)
+"""The heads whose logits are a sum of parts, one of each modality."""
 
 
 class JointTraining(Method):
@@ -79,9 +82,13 @@ class JointTraining(Method):
     def forward(self, inputs: dict[str, Tensor], present: Tensor) -> Prediction:
         """Fuses features, then classifies."""
         features = self.encode(inputs)
-        return Prediction(self.fusion(features, present), features=features)
+        unimodal = {}
+        # A part of a number is no decision, unlike a part of logits.
+        if isinstance(self.fusion, ADDITIVE) and isinstance(self.spec.task, Classification):
+            unimodal = dict(zip(self.spec.names, self.fusion.parts(features, present), strict=True))
+        return Prediction(self.fusion(features, present), unimodal, features=features)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of the fused decision."""
-        logits = self(batch.inputs, batch.present).logits
+        logits = self.fusion(self.encode(batch.inputs), batch.present)
         return {"loss": self.spec.task.criterion(logits, batch.target).mean()}

@@ -37,6 +37,19 @@ def test_a_missing_modality_counts_as_zero(head):
     assert not torch.allclose(fusion(features, torch.ones_like(present)), expected)
 
 
+@pytest.mark.parametrize("head", [ConcatFusion, SumFusion, MMCosineFusion])
+def test_parts_sum_to_the_logits_and_each_depends_on_its_modality_alone(head):
+    fusion = head(WIDTHS, outputs=7)
+    features = features_of(WIDTHS)
+    present = torch.tensor([[True, True, True], [False, True, True], [True, False, False]] * 2)
+    everything = torch.ones_like(present)
+    torch.testing.assert_close(fusion.parts(features, everything).sum(dim=0), fusion(features, everything))
+    before = fusion.parts(features, present)
+    features["image"] = features["image"] + 1
+    changed = fusion.parts(features, present)
+    assert [torch.equal(*pair) for pair in zip(before, changed, strict=True)] == [True, False, True]
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_one_modality_is_refused(head):
     with pytest.raises(UserError, match="audio"):

@@ -61,3 +61,21 @@ def test_cosines_are_no_numbers_to_regress():
     JointTraining(data.to_dict(), backbone=TINY)
     with pytest.raises(UserError, match="mmcosine"):
         JointTraining(data.to_dict(), "mmcosine", backbone=TINY)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "names"), [("sum", {"audio", "visual"}), ("concat", {"audio", "visual"}), ("film", set())]
+)
+def test_each_modality_decides_by_its_part_of_a_sum(fusion, names):
+    data = spec(2)
+    samples = batch(data)
+    prediction = JointTraining(data.to_dict(), fusion, backbone=TINY)(samples.inputs, samples.present)
+    assert prediction.unimodal.keys() == names
+    if names:
+        torch.testing.assert_close(torch.stack(list(prediction.unimodal.values())).sum(dim=0), prediction.logits)
+
+
+def test_a_part_of_a_number_is_no_decision():
+    data = DataSpec("Toy", spec(2).modalities, Regression(-3.0, 3.0), train_size=20)
+    samples = batch(spec(2))
+    assert not JointTraining(data.to_dict(), backbone=TINY)(samples.inputs, samples.present).unimodal

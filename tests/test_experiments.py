@@ -41,11 +41,12 @@ SMALLER = {
 # On what a family of methods was published, and on the small real sets.
 BALANCED = ("Keypad", "AVDigits", "GRIDLetters", "GRIDWords", "LDrawParts", "KineticsSounds")
 DYNAMIC = ("AVDigits", "GRIDLetters", "CREMAD", "MVSASingle", "Food101", "NYUScenes")
+SMALL_SETS = ("AVDigits", "GRIDLetters", "GRIDWords", "LDrawParts")
 WANTED = {
     **dict.fromkeys(("JointTraining", "Unimodal"), BALANCED),
     **dict.fromkeys(("LateFusion", "MNL"), (*BALANCED, *DYNAMIC)),
-    **dict.fromkeys(("QMF", "PDF"), DYNAMIC),
-    **dict.fromkeys(("DIMML", "ERLMR", "OGMGE"), ("AVDigits", "GRIDLetters")),
+    **dict.fromkeys(("QMF", "PDF"), (*DYNAMIC, "GRIDWords", "LDrawParts")),
+    **dict.fromkeys(("DIMML", "ERLMR", "OGMGE"), SMALL_SETS),
 }
 QUICK = (
     "--data.workers 0 --data.batch_size 16 --trainer.max_epochs 1 --trainer.limit_train_batches 2 "

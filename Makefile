@@ -39,6 +39,6 @@ table: install
 	$(BIN)/mmlab compare results
 	$(BIN)/mmlab compare results --corruption gaussian --curves results/gaussian.png
 
-# Seventy runs of about a minute each on one core; finished ones are skipped.
+# Some 270 runs of about a minute each on one core; finished ones are skipped.
 results: install
-	bash benchmarks/audio_visual.sh $(BIN)/mmlab
+	bash benchmarks/results.sh $(BIN)/mmlab

@@ -24,6 +24,8 @@ PREPARE = {
     "MVSASingle": "",
     "Food101": "",
     "NYUScenes": "",
+    "AVE": "--frame_side 32",
+    "VGGSound": "--frame_side 32",
 }
 TINY_TEXT = "--model.backbones.text {root}/tiny_bert --model.backbones.image small_conv"
 SMALLER = {
@@ -37,6 +39,8 @@ SMALLER = {
     "MVSASingle": f"--data.dataset.root {{root}} {TINY_TEXT}",
     "Food101": f"--data.dataset.root {{root}} {TINY_TEXT}",
     "NYUScenes": "--data.dataset.root {root}",
+    "AVE": "--data.dataset.root {root} --data.dataset.frame_side 32 --data.dataset.image_size 32",
+    "VGGSound": "--data.dataset.root {root} --data.dataset.frame_side 32 --data.dataset.image_size 32",
 }
 # On what a family of methods was published, and on the small real sets.
 BALANCED = ("Keypad", "AVDigits", "GRIDLetters", "GRIDWords", "LDrawParts", "KineticsSounds")

@@ -20,6 +20,7 @@ from mmlab.data.base import (
     Transform,
     refuse_existing,
 )
+from mmlab.data.clips import evenly, repeated
 from mmlab.data.image import IMAGENET_MEAN, IMAGENET_STD, RandomResizedCropFlip
 from mmlab.data.packing import BadSample, Packed, Sample, open_packed, pack
 from mmlab.data.spectrogram import DensitySpectrogram, LogSpectrogram
@@ -271,10 +272,9 @@ class CREMAD(MultimodalDataset):
             if modality not in sample.files:
                 raise BadSample(f"there is no {folder}/{sample.id}{ending}")
         frames = read_frames(sample.files["visual"], self.frame_side, fewest=STORED_FRAMES)
-        evenly = (np.arange(STORED_FRAMES) + 0.5) * len(frames) / STORED_FRAMES
         return {
-            "audio": np.resize(read_audio(sample.files["audio"], self._rate), self._samples),
-            "visual": frames[evenly.astype(np.int64)],
+            "audio": repeated(read_audio(sample.files["audio"], self._rate), self._samples),
+            "visual": evenly(frames, STORED_FRAMES),
         }
 
     def _by_lists(self, packed: Packed, index: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

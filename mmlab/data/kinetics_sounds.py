@@ -18,16 +18,14 @@ from mmlab.data.base import (
     Transform,
     refuse_existing,
 )
+from mmlab.data.clips import RATE, SAMPLES, STORED_FRAMES, clip_layout, decode_clip, synthetic_clip
 from mmlab.data.image import IMAGENET_MEAN, IMAGENET_STD, RandomResizedCropFlip
-from mmlab.data.packing import BadSample, Packed, Sample, open_packed, pack
+from mmlab.data.packing import Packed, Sample, open_packed, pack
 from mmlab.data.spectrogram import DensitySpectrogram, FilterBank, LogSpectrogram
-from mmlab.data.video import read_audio, read_frames, write_video
+from mmlab.data.video import write_video
 from mmlab.errors import UserError, did_you_mean
 from mmlab.types import Classification, Modality
 
-RATE = 16_000
-SAMPLES = 10 * RATE
-STORED_FRAMES = 10
 FEWEST_FRAMES = 3
 FOLDERS = ("train", "val", "test")
 LISTS = {name: Path(__file__).parent / "class_lists" / f"kinetics_sounds_{name}.txt" for name in ("31", "34")}
@@ -173,11 +171,11 @@ class KineticsSounds(MultimodalDataset):
         classes = sorted({folder for names in lists for folders in names.values() for folder in folders})
         samples = self._find(classes)
         options = {"frame_side": self.frame_side, "classes": classes, "synthetic": (self.root / "SYNTHETIC").exists()}
-        layout = {
-            "audio": ((SAMPLES,), "int16"),
-            "visual": ((STORED_FRAMES, 3, self.frame_side, self.frame_side), "uint8"),
-        }
-        pack(self._folder, "KineticsSounds", options, samples, layout, self._decode, workers)
+
+        def decode(sample: Sample) -> dict[str, np.ndarray]:
+            return decode_clip(sample, self.frame_side, FEWEST_FRAMES)
+
+        pack(self._folder, "KineticsSounds", options, samples, clip_layout(self.frame_side), decode, workers)
         found = {sample.target for sample in samples}
         empty = [name for name, folders in self._classes.items() if not found.intersection(folders)]
         if empty:
@@ -199,7 +197,7 @@ class KineticsSounds(MultimodalDataset):
                 folder.mkdir(parents=True)
                 for clip in range(clips):
                     file = folder / f"{split[:2]}synth{label:02}{clip:02}_000000_000004.mp4"
-                    write_video(file, *_synthetic_clip(label, rng), rate=RATE)
+                    write_video(file, *synthetic_clip(label, rng), rate=RATE)
 
     def details(self) -> dict[str, object]:
         """What tells this variant from others, as plain data for the results."""
@@ -253,16 +251,6 @@ class KineticsSounds(MultimodalDataset):
                 "<train|val|test>/<class name>/<YouTube id>_<start>_<end>.mp4, or point --root to them."
             )
         return list(samples.values())
-
-    def _decode(self, sample: Sample) -> dict[str, np.ndarray]:
-        frames = read_frames(sample.files["visual"], self.frame_side)
-        if len(frames) < FEWEST_FRAMES:
-            raise BadSample(f"only {len(frames)} of the {FEWEST_FRAMES} seconds that are needed")
-        evenly = (np.arange(STORED_FRAMES) + 0.5) * len(frames) / STORED_FRAMES
-        return {
-            "audio": np.resize(read_audio(sample.files["audio"], RATE), SAMPLES),
-            "visual": frames[evenly.astype(np.int64)],
-        }
 
     def _listed(self, packed: Packed, split_file: str) -> np.ndarray:
         """The split of each packed clip in the split file, (N,), empty where it names none."""
@@ -330,14 +318,3 @@ def _bytes(file: Path) -> bytes:
 def _video(clip: str) -> str:
     # A YouTube id may hold underscores itself.
     return clip.rsplit("_", 2)[0]
-
-
-def _synthetic_clip(label: int, rng: np.random.Generator) -> tuple[np.ndarray, int, np.ndarray]:
-    """Frames (20, 48, 64, 3) at 5 fps, the 5, and 4 s of sound: stripes and a tone that tell the class."""
-    columns = np.arange(64) + 3 * np.arange(20)[:, None] + rng.integers(64)
-    stripes = 0.5 + 0.5 * np.sin(2 * np.pi * columns * (label + 1) / 32)
-    colour = np.array([label % 2, label // 2 % 2, 1.0])
-    frames = 255 * stripes[:, None, :, None] * (0.2 + 0.8 * colour) + rng.normal(0, 10, (20, 48, 64, 3))
-    time = np.arange(4 * RATE) / RATE
-    sound = np.sin(2 * np.pi * 220 * 2 ** (label / 2) * time + rng.uniform(0, 6)) + rng.normal(0, 0.2, len(time))
-    return frames.clip(0, 255).astype(np.uint8), 5, (8000 * sound).clip(-32768, 32767).astype(np.int16)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mmlab.data.packing import BadSample
-from mmlab.data.video import read_audio, read_frames, write_video
+from mmlab.data.video import count_frames, read_audio, read_frames, read_numbered_frames, write_video
 from mmlab.errors import UserError
 
 pytest.importorskip("av")
@@ -46,6 +46,25 @@ def test_short_videos_give_as_many_frames_as_are_asked_for(tmp_path: Path) -> No
     np.testing.assert_allclose(levels_of(20), levels, atol=6)
     with pytest.raises(BadSample, match="20 of the 21 video frames that are needed"):
         levels_of(21)
+
+
+def test_frames_of_some_seconds_only(tmp_path: Path) -> None:
+    frames = grey_ramp(5, 5)
+    write_video(tmp_path / "v.mp4", frames, 5, tone(5, 440), RATE)
+    levels = frames[:, 0, 0, 0]
+
+    def levels_of(fewest: int, seconds: tuple[int, int]) -> np.ndarray:
+        return read_frames(tmp_path / "v.mp4", 24, fewest, seconds).mean(axis=(1, 2, 3))
+
+    np.testing.assert_allclose(levels_of(1, (1, 3)), levels[[5, 10, 15]], atol=4)
+    np.testing.assert_allclose(levels_of(4, (1, 3)), levels[[5, 7, 10, 15]], atol=4)
+    # Of the last second only its first frame belongs to them, and none of the others is looked at.
+    np.testing.assert_allclose(levels_of(11, (1, 3)), levels[5:16], atol=4)
+    np.testing.assert_allclose(levels_of(1, (3, 9)), levels[[15, 20]], atol=4)
+    with pytest.raises(BadSample, match="11 of the 12 video frames that are needed in the seconds 1 to 3"):
+        levels_of(12, (1, 3))
+    with pytest.raises(BadSample, match="no video frame in the seconds 6 to 9"):
+        levels_of(1, (6, 9))
 
 
 def test_flv_files_are_written_too(tmp_path: Path) -> None:
@@ -111,3 +130,19 @@ def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match=r'pip install "mmlab\[video\]"'):
         read_frames(tmp_path / "v.mp4", 24)
+
+
+def test_numbered_frames_of_a_silent_avi(tmp_path: Path) -> None:
+    frames = grey_ramp(2, 10)
+    write_video(tmp_path / "v.avi", frames, 10)
+    assert count_frames(tmp_path / "v.avi") == 20
+    read = read_numbered_frames(tmp_path / "v.avi", {3, 17, 40})
+    assert sorted(read) == [3, 17]
+    for number, frame in read.items():
+        assert frame.shape == (48, 64, 3)
+        assert frame.mean() == pytest.approx(frames[number, 0, 0, 0], abs=6)
+    with pytest.raises(BadSample, match="no audio stream"):
+        read_audio(tmp_path / "v.avi", RATE)
+    (tmp_path / "v.avi").write_bytes(b"no video")
+    with pytest.raises(BadSample, match="can't be decoded"):
+        count_frames(tmp_path / "v.avi")

@@ -26,6 +26,7 @@ PREPARE = {
     "NYUScenes": "",
     "AVE": "--frame_side 32",
     "VGGSound": "--frame_side 32",
+    "ModelNet40": "--view_side 32",
 }
 TINY_TEXT = "--model.backbones.text {root}/tiny_bert --model.backbones.image small_conv"
 SMALLER = {
@@ -41,6 +42,8 @@ SMALLER = {
     "NYUScenes": "--data.dataset.root {root}",
     "AVE": "--data.dataset.root {root} --data.dataset.frame_side 32 --data.dataset.image_size 32",
     "VGGSound": "--data.dataset.root {root} --data.dataset.frame_side 32 --data.dataset.image_size 32",
+    "ModelNet40": "--data.dataset.root {root} --data.dataset.view_side 32 --data.dataset.image_size 32",
+    "Solids": "--data.dataset.train_size 96 --data.dataset.val_size 36 --data.dataset.test_size 36",
 }
 # On what a family of methods was published, and on the small real sets.
 BALANCED = ("Keypad", "AVDigits", "GRIDLetters", "GRIDWords", "LDrawParts", "KineticsSounds")

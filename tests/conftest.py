@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.twins import PREPARE, SMALLER
+
 Command = Callable[..., str]
 
 
@@ -66,3 +68,20 @@ KEYPAD = (
 def tiny() -> str:
     """Flags for the embedded data at its smallest."""
     return KEYPAD
+
+
+@pytest.fixture(scope="session")
+def twin(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Flags for a data set's synthetic twin, prepared by the real command when it is first asked for."""
+    from mmlab.cli.main import main
+
+    made: dict[str, Path] = {}
+
+    def flags(dataset: str) -> str:
+        if dataset in PREPARE and dataset not in made:
+            made[dataset] = tmp_path_factory.mktemp("twins") / dataset
+            line = f"prepare {dataset} --root {made[dataset]} --synthetic {PREPARE[dataset]}"
+            assert main(line.split()) == 0
+        return SMALLER[dataset].format(root=made.get(dataset, ""))
+
+    return flags

@@ -9,42 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmlab.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "experiments").glob("*.yaml"))
 BY_NAME = pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
-PREPARE = {
-    "AVDigits": "",
-    "GRIDLetters": "",
-    "GRIDWords": "",
-    "LDrawParts": "",
-    "KineticsSounds": "--frame_side 32",
-    "CREMAD": "--frame_side 32 --recipe udml",
-    "MVSASingle": "",
-    "Food101": "",
-    "NYUScenes": "",
-    "AVE": "--frame_side 32",
-    "VGGSound": "--frame_side 32",
-    "ModelNet40": "--view_side 32",
-}
-TINY_TEXT = "--model.backbones.text {root}/tiny_bert --model.backbones.image small_conv"
-SMALLER = {
-    "Keypad": "--data.dataset.train_size 96 --data.dataset.val_size 36 --data.dataset.test_size 36",
-    "AVDigits": "--data.dataset.root {root}",
-    "GRIDLetters": "--data.dataset.root {root}",
-    "GRIDWords": "--data.dataset.root {root}",
-    "LDrawParts": "--data.dataset.root {root}",
-    "KineticsSounds": "--data.dataset.root {root} --data.dataset.frame_side 32 --data.dataset.image_size 32",
-    "CREMAD": "--data.dataset.root {root} --data.dataset.frame_side 32 --data.dataset.image_size 32",
-    "MVSASingle": f"--data.dataset.root {{root}} {TINY_TEXT}",
-    "Food101": f"--data.dataset.root {{root}} {TINY_TEXT}",
-    "NYUScenes": "--data.dataset.root {root}",
-    "AVE": "--data.dataset.root {root} --data.dataset.frame_side 32 --data.dataset.image_size 32",
-    "VGGSound": "--data.dataset.root {root} --data.dataset.frame_side 32 --data.dataset.image_size 32",
-    "ModelNet40": "--data.dataset.root {root} --data.dataset.view_side 32 --data.dataset.image_size 32",
-    "Solids": "--data.dataset.train_size 96 --data.dataset.val_size 36 --data.dataset.test_size 36",
-}
 # On what a family of methods was published, and on the small real sets.
 BALANCED = ("Keypad", "AVDigits", "GRIDLetters", "GRIDWords", "LDrawParts", "KineticsSounds")
 DYNAMIC = ("AVDigits", "GRIDLetters", "CREMAD", "MVSASingle", "Food101", "NYUScenes")
@@ -61,28 +29,8 @@ QUICK = (
 )
 
 
-@pytest.fixture(scope="session")
-def twin(tmp_path_factory: pytest.TempPathFactory):
-    """The folder of a data set's synthetic twin, prepared by the real command when it is first asked for."""
-    made: dict[str, Path] = {}
-
-    def root(dataset: str) -> Path:
-        if dataset not in made:
-            made[dataset] = tmp_path_factory.mktemp("twins") / dataset
-            line = f"prepare {dataset} --root {made[dataset]} --synthetic {PREPARE[dataset]}"
-            assert main(line.split()) == 0
-        return made[dataset]
-
-    return root
-
-
 def dataset_of(file: Path) -> str:
     return yaml.safe_load(file.read_text())["data"]["dataset"]["class_path"]
-
-
-def flags(file: Path, twin) -> str:
-    dataset = dataset_of(file)
-    return SMALLER[dataset].format(root=twin(dataset) if dataset in PREPARE else "")
 
 
 def test_there_is_a_setting_of_each_method_for_each_data_set() -> None:
@@ -109,7 +57,7 @@ def test_the_header(file: Path) -> None:
 @pytest.mark.xdist_group("experiments")
 def test_it_fits(mmlab, twin, file: Path) -> None:
     small = "--model.backbone small_conv --model.backbone.width 4"
-    mmlab(f"fit --config {file} {flags(file, twin)} {QUICK} {small}")
+    mmlab(f"fit --config {file} {twin(dataset_of(file))} {QUICK} {small}")
     result = json.loads(Path("run/result.json").read_text())
     written, used = yaml.safe_load(file.read_text()), yaml.safe_load(Path("run/config.yaml").read_text())
     assert result["method"] == written["model"]["class_path"]
@@ -129,7 +77,7 @@ def test_it_fits(mmlab, twin, file: Path) -> None:
 def test_mnl_kinetics_fits_with_its_own_backbone(mmlab, twin) -> None:
     file = ROOT / "experiments" / "mnl_kinetics.yaml"
     fewer = "--data.batch_size 2 --trainer.limit_train_batches 1 --trainer.limit_val_batches 1 --test false"
-    mmlab(f"fit --config {file} {flags(file, twin)} {QUICK} {fewer}")
+    mmlab(f"fit --config {file} {twin(dataset_of(file))} {QUICK} {fewer}")
     used = yaml.safe_load(Path("run/config.yaml").read_text())
     assert used["model"]["init_args"]["backbone"] == "resnet18"
     result = json.loads(Path("run/result.json").read_text())

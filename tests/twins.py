@@ -15,6 +15,8 @@ PREPARE: dict[str, str] = {
     "AVE": "--frame_side 32",
     "VGGSound": "--frame_side 32",
     "ModelNet40": "--view_side 32",
+    "USCHAD": "",
+    "MHAD": "",
 }
 TINY_TEXT = "--model.backbones.text {root}/tiny_bert --model.backbones.image small_conv"
 SMALLER: dict[str, str] = {
@@ -31,5 +33,7 @@ SMALLER: dict[str, str] = {
     "AVE": "--data.dataset.root {root} --data.dataset.frame_side 32 --data.dataset.image_size 32",
     "VGGSound": "--data.dataset.root {root} --data.dataset.frame_side 32 --data.dataset.image_size 32",
     "ModelNet40": "--data.dataset.root {root} --data.dataset.view_side 32 --data.dataset.image_size 32",
+    "USCHAD": "--data.dataset.root {root}",
+    "MHAD": "--data.dataset.root {root}",
     "Solids": "--data.dataset.train_size 96 --data.dataset.val_size 36 --data.dataset.test_size 36",
 }

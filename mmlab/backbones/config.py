@@ -8,12 +8,14 @@ from pathlib import Path
 
 from torch import nn
 
+from mmlab.backbones.sensors import SensorConv, SensorGRU, SkeletonGRU
 from mmlab.backbones.small_conv import SmallConvNet
 from mmlab.errors import UserError, did_you_mean
 from mmlab.types import DataSpec, Modality
 
 SMALL_CONV = "small_conv"
 SMALL_CONV_WIDTH = 16
+SENSORS = {"sensor_conv": SensorConv, "sensor_gru": SensorGRU, "skeleton_gru": SkeletonGRU}
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,10 @@ class BackboneConfig:
     """One backbone.
 
     Attributes:
-        name: ``small_conv``, a timm model, for text a local folder with a model of transformers
-            (``models/bert-base-uncased``), or the import path of a class of your own (``package.module.Class``),
-            which is called with the Modality and has its features' width as the attribute ``width``.
+        name: ``small_conv``, a timm model, for sequences ``sensor_conv``, ``sensor_gru`` or ``skeleton_gru``, for text
+            a local folder with a model of transformers (``models/bert-base-uncased``), or the import path of a class of
+            your own (``package.module.Class``), which is called with the Modality and has its features' width as the
+            attribute ``width``.
         pretrained: starts from published weights (timm models) or the folder's (text models).
         width: channels of the first block (small_conv only; 16 unless given).
         grid: rows and columns of cells to average the features over, in place of all at once; the features are the
@@ -59,6 +62,9 @@ class Backbones:
     flow: Choice | None = None
     front: Choice | None = None
     rear: Choice | None = None
+    accelerometer: Choice | None = None
+    gyroscope: Choice | None = None
+    skeleton: Choice | None = None
 
 
 NO_OVERRIDES = Backbones()
@@ -92,10 +98,13 @@ def _encoder(modality: Modality, choice: Choice) -> nn.Module:
     config = BackboneConfig(choice) if isinstance(choice, str) else choice
     if config.name != SMALL_CONV and config.width is not None:
         raise UserError(f"the backbone {config.name} has no width to choose: leave width out, or use {SMALL_CONV}.")
-    if config.name == SMALL_CONV:
+    if config.name == SMALL_CONV or config.name in SENSORS:
         if config.pretrained:
-            raise UserError(f"{SMALL_CONV} has no pretrained weights: set pretrained to false, or use a timm model.")
+            raise UserError(f"{config.name} has no pretrained weights: set pretrained to false, or use a timm model.")
         _refuse_grid(config)
+    if config.name in SENSORS:
+        return SENSORS[config.name](_sequence(modality, config.name))
+    if config.name == SMALL_CONV:
         _picture(modality, config.name)
         width = SMALL_CONV_WIDTH if config.width is None else config.width
         return SmallConvNet(modality.shape, width)
@@ -114,9 +123,11 @@ def _encoder(modality: Modality, choice: Choice) -> nn.Module:
         if modality.kind == "text":
             _refuse_grid(config)
             return _text_model(modality, config)  # raises, and says what a text needs
+        own = [SMALL_CONV, *SENSORS]
+        known = [*own, *timm.list_models()]
         raise UserError(
-            f"there is no backbone {config.name!r}{did_you_mean(config.name, [SMALL_CONV, *timm.list_models()])}: "
-            f"give {SMALL_CONV}, the name of a timm model, the folder of a text model, or the import path of a class "
+            f"there is no backbone {config.name!r}{did_you_mean(config.name, known)}: give "
+            f"{', '.join(own)}, the name of a timm model, the folder of a text model, or the import path of a class "
             f"(package.module.Class)."
         )
     if config.pretrained:
@@ -150,13 +161,26 @@ def _text_model(modality: Modality, config: BackboneConfig) -> nn.Module:
 def _picture(modality: Modality, backbone: str) -> tuple[int, tuple[int, int]]:
     """The channels and the size (H, W) of what the backbone sees at once."""
     if modality.kind not in ("audio", "image", "frames", "flow", "depth"):
-        own = "the folder of a text model" if modality.kind == "text" else "a backbone of its own by import path"
-        example = "models/bert-base-uncased" if modality.kind == "text" else "package.module.Class"
+        own, example = {
+            "text": ("the folder of a text model", "models/bert-base-uncased"),
+            "sequence": (f"{', '.join(SENSORS)} or a backbone of its own by import path", "sensor_gru"),
+        }.get(modality.kind, ("a backbone of its own by import path", "package.module.Class"))
         raise UserError(
             f"{backbone} encodes pictures, but the modality {modality.name!r} is of the kind {modality.kind}: "
             f"give it {own} (--model.backbones.{modality.name} {example})."
         )
     return modality.shape[0], (modality.shape[-2], modality.shape[-1])
+
+
+def _sequence(modality: Modality, backbone: str) -> tuple[int, int]:
+    """The shape (T, D) of what the backbone sees."""
+    if modality.kind != "sequence":
+        raise UserError(
+            f"{backbone} encodes sequences, but the modality {modality.name!r} is of the kind {modality.kind}: choose "
+            f"another backbone for it (mmlab list backbones)."
+        )
+    length, values = modality.shape
+    return length, values
 
 
 def _own_class(path: str, modality: Modality) -> nn.Module:

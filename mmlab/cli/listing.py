@@ -64,6 +64,9 @@ def _backbones() -> list[tuple[str, str]]:
     ]
     return [
         *own,
+        ("sensor_conv", "for 3-axis sensors: four convolutions, of ERL-MR's released code for USC-HAD"),
+        ("sensor_gru", "for sensors: convolutions and a GRU, as on MHAD"),
+        ("skeleton_gru", "for joints: convolutions and a GRU, as on MHAD"),
         ("any timm model", "for example resnet18, convnext_tiny, vit_tiny_patch16_224"),
         ("a local folder", "for text: a model of transformers, for example models/bert-base-uncased"),
         ("package.module.Class", "your own subclass of mmlab.backbones.base.Backbone"),

@@ -1,8 +1,9 @@
 """Runs every case of every file of reference numbers in --golden-dir.
 
-A file ``<method>/<any name>.json`` has ``inputs`` and ``outputs``, whose keys are ``<case>/<tensor>``. What a
-method's files mean is in ``golden_runners/<method>.py``: its ``run(document, case)`` returns the outputs of a case by
-tensor name. A file or a case that nothing here can run is a failure, not a skip.
+A file ``<method>/<any name>.json`` has ``inputs`` and ``outputs``, whose keys are ``<case>/<tensor>``, or entries
+``<tensor>`` within an entry ``<case>``. What a method's files mean is in ``golden_runners/<method>.py``: its
+``run(document, case)`` returns the outputs of a case by tensor name. A file or a case that nothing here can run is a
+failure, not a skip.
 """
 
 import importlib.util
@@ -51,7 +52,17 @@ def runner_of(method: str) -> ModuleType:
 
 def part(document: dict[str, Any], section: str, case: str) -> dict[str, Any]:
     prefix = f"{case}/"
-    return {key.removeprefix(prefix): value for key, value in document[section].items() if key.startswith(prefix)}
+    own = flat(document[section])
+    return {key.removeprefix(prefix): value for key, value in own.items() if key.startswith(prefix)}
+
+
+def flat(section: dict[str, Any]) -> dict[str, Any]:
+    """Entries within entries under names that are joined by slashes."""
+    every: dict[str, Any] = {}
+    for key, value in section.items():
+        inner = flat(value) if isinstance(value, dict) else {"": value}
+        every |= {f"{key}/{name}".rstrip("/"): each for name, each in inner.items()}
+    return every
 
 
 def assert_same(name: str, actual: Any, expected: Any) -> None:

@@ -143,16 +143,56 @@ class RandomCropFlip:
             sides = (self._size, self._size)
             whole = F.interpolate(raw.float(), sides, mode="bilinear", antialias=True, align_corners=False)
             return self._normalise(whole, draws)
-        return self._normalise(self._cropped(raw, draws), draws)
+        return self._normalise(_random_square(raw, self._size, draws, self._draw)[0], draws)
 
-    def _cropped(self, raw: Tensor, draws: Draws) -> Tensor:
-        height, width = raw.shape[-2:]
-        top, left = draws.uniform(f"{self._draw}/place", 2).split(1, dim=1)
-        steps = torch.arange(self._size, device=raw.device)
-        flips = draws.uniform(f"{self._draw}/flip") < 0.5
-        rows = (top * (height - self._size + 1)).long() + steps
-        columns = (left * (width - self._size + 1)).long() + torch.where(flips, steps.flip(0), steps)
-        return _gathered(raw, rows, columns)
+
+class RandomClipCropFlip:
+    """One of several stored clips, cut to a square without resizing it; then the values are normalised.
+
+    Training draws the clip, a square at a random place, and whether it is mirrored left to right (probability 1/2);
+    evaluation takes the middle clip and its centre square. All frames of a clip share the draws, and so do the streams
+    that share ``draw``.
+
+    Args:
+        size: side of the result, in pixels.
+        mean: of the raw values, one number or one for each channel.
+        std: likewise.
+        turned: the channel that changes its sign in the mirror, the horizontal component of optical flow, whose
+            ``mean`` must stand for no motion; None where there is none.
+        evaluation: mean and std in evaluation; None for those of training.
+        draw: prefix of the draws' names.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        turned: int | None = None,
+        evaluation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+        draw: str = "clip",
+    ) -> None:
+        self._size = size
+        self._normalise = Normalise(mean, std)
+        self._turned = turned
+        self._evaluation = self._normalise if evaluation is None else Normalise(*evaluation)
+        self._draw = draw
+
+    def __call__(self, raw: Tensor, draws: Draws | None) -> Tensor:
+        """(B, clips, C, H, W) or (B, clips, C, T, H, W), H and W no smaller than ``size``, to float32 without clips."""
+        clips = raw.shape[1]
+        if draws is None:
+            top, left = ((side - self._size) // 2 for side in raw.shape[-2:])
+            centre = raw[:, clips // 2, ..., top : top + self._size, left : left + self._size]
+            return self._evaluation(centre, draws)
+        which = (draws.uniform(f"{self._draw}/which")[:, 0] * clips).long()
+        drawn = raw[torch.arange(len(raw), device=raw.device), which]
+        cropped, flips = _random_square(drawn, self._size, draws, self._draw)
+        normal = self._normalise(cropped, draws)
+        if self._turned is None:
+            return normal
+        mirrored = flips & (torch.arange(normal.shape[1], device=raw.device) == self._turned)
+        return torch.where(mirrored.view(*mirrored.shape, *(1,) * (normal.ndim - 2)), -normal, normal)
 
 
 class RandomResizedCropFlip:
@@ -200,8 +240,9 @@ class RandomResizedCropFlip:
     def _picked(self, raw: Tensor, frames: int, draws: Draws | None) -> Tensor:
         stored = raw.shape[1]
         within = 0.5 if draws is None else draws.uniform(f"{self._draw}/frame", frames)
-        places = (torch.arange(frames, device=raw.device) + within) * (stored / frames)
-        places = places.long().clamp(max=stored - 1).expand(len(raw), frames)
+        edges = torch.arange(frames + 1, device=raw.device) * stored // frames  # whole frames: none is picked twice
+        places = edges[:-1] + (within * edges.diff()).long()
+        places = places.clamp(max=stored - 1).expand(len(raw), frames)
         return raw[torch.arange(len(raw), device=raw.device)[:, None], places]
 
     def _cropped(self, images: Tensor, frames: int, draws: Draws) -> Tensor:
@@ -226,6 +267,17 @@ class RandomResizedCropFlip:
         left, top = draws.uniform(f"{self._draw}/place", frames * 2).view(-1, 2).split(1, dim=1)
         left, top = left * (width - wide), top * (height - high)
         return torch.cat((left, top, left + wide, top + high), dim=1)
+
+
+def _random_square(raw: Tensor, size: int, draws: Draws, draw: str) -> tuple[Tensor, Tensor]:
+    """A square of each sample from a random place, (B, ..., size, size), and whether it is mirrored, (B, 1) bool."""
+    height, width = raw.shape[-2:]
+    top, left = draws.uniform(f"{draw}/place", 2).split(1, dim=1)
+    steps = torch.arange(size, device=raw.device)
+    flips = draws.uniform(f"{draw}/flip") < 0.5
+    rows = (top * (height - size + 1)).long() + steps
+    columns = (left * (width - size + 1)).long() + torch.where(flips, steps.flip(0), steps)
+    return _gathered(raw, rows, columns), flips
 
 
 def _gathered(raw: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

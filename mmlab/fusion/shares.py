@@ -2,7 +2,9 @@
 
 The four heads are those of ERL-MR's released code (Han et al., ACM Multimedia 2024), for two modalities of equal
 width. Its FiLM and its gate are mutual, unlike those of :mod:`mmlab.fusion.joint`. More modalities are this project's:
-a bias is shared out evenly, and the mutual heads stay with two. A missing modality's feature counts as zero.
+a bias is shared out evenly, and the mutual heads stay with two. A missing modality's feature counts as zero, and its
+share is its part of the bias. Unlike the parts of the heads there, shares need not sum to the logits: of a sum, the
+released code counts b_m / M only.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
-from mmlab.data.image import Normalise, RandomCropFlip, RandomResizedCropFlip, RandomShift, RandomShiftFlip
+from mmlab.data.image import (
+    Normalise,
+    RandomClipCropFlip,
+    RandomCropFlip,
+    RandomResizedCropFlip,
+    RandomShift,
+    RandomShiftFlip,
+)
 from mmlab.draws import Draws
-
-GOLDEN = json.loads(Path(__file__).with_name("di_mml_data_transforms.json").read_text())
 
 
 def pixels(*shape: int) -> torch.Tensor:
@@ -16,15 +18,6 @@ def pixels(*shape: int) -> torch.Tensor:
 
 def batch_draws(batch: int, epoch: int = 0) -> Draws:
     return Draws(0, epoch, torch.arange(batch))
-
-
-@pytest.mark.parametrize("case", ["rgb_train", "rgb_test"])
-def test_normalise_golden(case):
-    raw = torch.tensor(GOLDEN["inputs"][f"{case}/pixel"]).to(torch.uint8)
-    normalise = Normalise(tuple(GOLDEN["hyper"][case]["mean"]), tuple(GOLDEN["hyper"][case]["std"]))
-    normal = normalise(raw.expand(1, 3, 1, -1), None)
-    expected = torch.tensor(GOLDEN["outputs"][f"{case}/value_per_channel"], dtype=torch.float32)
-    torch.testing.assert_close(normal[0, :, 0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_normalise_of_clips_goes_by_the_second_axis():
@@ -244,3 +237,36 @@ def test_plain_crops_depend_on_the_sample_and_are_shared_by_name():
     assert (scene(raw, batch_draws(6, epoch=1)) != whole).any()
     torch.testing.assert_close(RandomCropFlip(8, (0.0,), (2.0,), draw="scene")(raw, batch_draws(6)) * 2, whole)
     assert (RandomCropFlip(8, (0.0,), (1.0,), draw="other")(raw, batch_draws(6)) != whole).any()
+
+
+def test_clips_are_drawn_in_training_and_the_middle_one_in_evaluation():
+    raw = torch.arange(3, dtype=torch.uint8).view(1, 3, 1, 1, 1, 1).expand(300, 3, 2, 4, 9, 11)
+    transform = RandomClipCropFlip(8, (0.0,), (1.0,))
+    drawn = transform(raw, batch_draws(300))
+    assert drawn.shape == (300, 2, 4, 8, 8)
+    assert torch.equal(drawn, drawn[:, :1, :1, :1, :1].expand_as(drawn))
+    assert (drawn[:, 0, 0, 0, 0].long().bincount() > 70).all()
+    assert torch.equal(transform(raw, None), torch.ones(300, 2, 4, 8, 8))
+
+
+def test_clips_are_cut_at_the_centre_in_evaluation_with_statistics_of_their_own():
+    raw = gradients(2, 12, 15)[:, None]
+    out = RandomClipCropFlip(8, (0.0,), (1.0,), evaluation=((1.0,), (2.0,)))(raw, None)
+    torch.testing.assert_close(out, (raw[:, 0, :, 2:10, 3:11] - 1.0) / 2.0)
+
+
+def test_streams_of_a_clip_share_clip_window_and_mirror_and_flow_is_turned():
+    still = gradients(60, 12, 15)  # the row and the column of each pixel
+    picture = torch.stack((still, still + 20, still + 40), dim=1)
+    flow = picture[:, :, :, None].expand(60, 3, 2, 5, 12, 15)
+    draws = batch_draws(60)
+    seen = RandomClipCropFlip(8, (0.0,), (1.0,), draw="scene")(picture, draws)
+    turned = RandomClipCropFlip(8, (0.0,), (1.0,), turned=0, draw="scene")(flow, draws)
+    mirrored = seen[:, 1, 0, 0] > seen[:, 1, 0, 7]
+    assert 10 < mirrored.sum() < 50
+    sign = torch.where(mirrored, -1.0, 1.0).view(-1, 1, 1, 1)
+    for frame in range(5):
+        torch.testing.assert_close(turned[:, :1, frame], sign * seen[:, :1])
+        torch.testing.assert_close(turned[:, 1:, frame], seen[:, 1:])
+    other = RandomClipCropFlip(8, (0.0,), (1.0,), draw="other")(picture, draws)
+    assert (other != seen).any()

@@ -1,6 +1,4 @@
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,14 +9,10 @@ from mmlab.data.spectrogram import (
     FilterBank,
     LogMel,
     LogSpectrogram,
-    log_power_density,
-    standardised,
     tukey,
     waveform,
 )
 from mmlab.draws import Draws
-
-GOLDEN = json.loads(Path(__file__).with_name("di_mml_data_transforms.json").read_text())
 
 
 def sound(batch: int, samples: int) -> torch.Tensor:
@@ -28,24 +22,6 @@ def sound(batch: int, samples: int) -> torch.Tensor:
 
 def batch_draws(batch: int, epoch: int = 0) -> Draws:
     return Draws(0, epoch, torch.arange(batch))
-
-
-@pytest.mark.parametrize("case", [name for name in GOLDEN["hyper"] if name.startswith("spectrogram")])
-def test_density_golden(case):
-    wave = torch.tensor(GOLDEN["inputs"][f"{case}/wave"], dtype=torch.float64)[None]
-    density = log_power_density(wave, tukey(512, torch.float64))
-    if GOLDEN["hyper"][case]["standardise"]:
-        density = standardised(density)
-    density = density[0]
-    assert list(density.shape) == GOLDEN["outputs"][f"{case}/shape"]
-    rows = torch.tensor(GOLDEN["inputs"][f"{case}/rows_listed"], dtype=torch.long)
-    expected = torch.tensor(GOLDEN["outputs"][f"{case}/values_rows"], dtype=torch.float64)
-    # The table lists eight decimals.
-    torch.testing.assert_close(density[rows], expected, rtol=1e-6, atol=1e-8)
-    assert density.mean().item() == pytest.approx(GOLDEN["outputs"][f"{case}/mean"], rel=1e-6, abs=1e-8)
-    assert density.std(correction=0).item() == pytest.approx(
-        GOLDEN["outputs"][f"{case}/std_population"], rel=1e-6, abs=1e-8
-    )
 
 
 def test_tukey_power():

@@ -1,17 +1,30 @@
-"""What DI-MML's reference numbers mean: the DUC loss, the split of dimensions, the first stage's objective, inference.
+"""What DI-MML's reference numbers mean: the DUC loss, the split of dimensions, the first stage's objective, inference,
+and what becomes of raw data on the way to an encoder.
 
 Any number of modalities: features are z<m>, heads head<m>_W and head<m>_b. Dimensions on which t teaches s are
 idx<t>_not<s>, or idx<t>_only where there are two.
+
+The released code seeds its generator anew at every access: a video always gives it the same frames and the same place
+of a training clip. Ours are drawn afresh in every epoch, so these numbers can't be ours. Of them, only what they have
+in common with ours is compared: how many frames, in order, none twice, all within the video; a place from which the
+clip fits. Where that holds of both, the reference number itself is handed back.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmlab.data.ave import RandomFrames
+from mmlab.data.clips import repeated
+from mmlab.data.image import Normalise, RandomResizedCropFlip
+from mmlab.data.spectrogram import DensitySpectrogram, log_power_density, standardised, tukey
+from mmlab.data.ucf101 import FLOW_MEAN, FLOW_STD, centre_offset, clip_places
+from mmlab.draws import Draws
 from mmlab.fusion.late import fuse
 from mmlab.losses.duc import class_means, class_sums, duc_loss, effective_dims, nearest_hits, one_sided_dims
 from mmlab.methods.di_mml import DIMML, certainty_weights
@@ -19,14 +32,28 @@ from mmlab.types import Batch, Classification, DataSpec, Modality
 
 
 def run(document: dict[str, Any], case: str) -> dict[str, Any]:
-    own = {key: value for key, value in document["inputs"].items() if key.startswith(f"{case}/")}
-    inputs = {key.removeprefix(f"{case}/"): torch.tensor(value) for key, value in own.items()}
-    hyper = document["hyper"][case]
+    def part(section: str) -> dict[str, Tensor]:
+        own = {key: value for key, value in document[section].items() if key.startswith(f"{case}/")}
+        return {key.removeprefix(f"{case}/"): torch.tensor(value) for key, value in own.items()}
+
+    inputs, hyper = part("inputs"), document["hyper"].get(case, {})
+    if "wave" in inputs:
+        return spectrogram(inputs, hyper)
+    if "pixel" in inputs:
+        return normalised(inputs["pixel"], hyper)
+    if "source" in inputs:
+        return {"result": repeated(inputs["source"].numpy(), hyper["target"])}
+    if "picked" in hyper:
+        return {"index": picks(hyper["available"], hyper["picked"], part("outputs")["index"])}
+    if "clip_len" in hyper:
+        return offsets(hyper["flow_frames"], hyper["clip_len"], part("outputs"))
+    if not inputs and not hyper:
+        return {name: spectrogram_shape(name) for name in part("outputs")}
     if "logits0" in inputs:
         return weighted(numbered(inputs, "logits"), inputs, hyper["temperature"])
     features = numbered(inputs, "z")
     if not features:
-        raise ValueError(f"not a case of DI-MML's loss, split or inference: its inputs are {', '.join(inputs)}")
+        raise ValueError(f"not a kind of case that is known: its inputs are {', '.join(inputs)}")
     if "fused_W" in inputs:
         return inference(features, inputs, hyper)
     if "head0_W" in inputs:
@@ -34,6 +61,68 @@ def run(document: dict[str, Any], case: str) -> dict[str, Any]:
     if "n_classes" in hyper:
         return split(features, inputs["y"], hyper["n_classes"])
     return duc(features, inputs, hyper["temperature"])
+
+
+def spectrogram(inputs: dict[str, Tensor], hyper: dict[str, Any]) -> dict[str, Any]:
+    frames = {"sample_rate": 16000, "window_length": 512, "overlap": 353, "log_floor": 1e-7}
+    if any(hyper[name] != value for name, value in frames.items()):
+        raise ValueError(f"the spectrogram that we have is made with {frames}, not with {hyper}")
+    density = log_power_density(inputs["wave"][None], tukey(512, torch.float64))
+    (density,) = standardised(density) if hyper["standardise"] else density
+    return {
+        "shape": torch.tensor(density.shape),
+        "values_rows": density[inputs["rows_listed"].long()],
+        "mean": density.mean(),
+        "std_population": density.std(correction=0),
+    }
+
+
+def offsets(frames: int, length: int, reference: dict[str, Tensor], clips: int = 3) -> dict[str, Any]:
+    """Training's own place is handed back once it and all of ours leave room for a clip."""
+    places = torch.from_numpy(clip_places(frames, clips, length))
+    assert places.shape == (clips, length)
+    assert bool((places.diff(dim=1) == 1).all())
+    for start in (reference["train_official"], *places[:, 0]):
+        assert 0 <= start <= frames - length
+    # What evaluation takes is the middle one of the clips that are stored.
+    assert places[clips // 2, 0] == centre_offset(frames, length)
+    return {"train_official": reference["train_official"], "test": centre_offset(frames, length)}
+
+
+def spectrogram_shape(name: str) -> Tensor:
+    """Of so many seconds at so many kilohertz, as ``<data set>_<seconds>s_<kilohertz>k`` says."""
+    found = re.search(r"_(\d+)s_(\d+)k$", name)
+    if found is None:
+        raise ValueError(f"{name} says no length")
+    return torch.tensor(DensitySpectrogram(int(found[1]) * int(found[2]) * 1000, False).shape[1:])
+
+
+def normalised(pixel: Tensor, hyper: dict[str, Any]) -> dict[str, Tensor]:
+    """Of every channel where the case has means of channels; else of optical flow, which is only centred."""
+    if "mean" not in hyper:
+        return {"value": Normalise(FLOW_MEAN, FLOW_STD)(pixel[None, None], None)[0, 0]}
+    rgb = pixel.expand(1, len(hyper["mean"]), -1)
+    return {"value_per_channel": Normalise(tuple(hyper["mean"]), tuple(hyper["std"]))(rgb, None)[0]}
+
+
+def picks(stored: int, picked: int, reference: Tensor) -> Tensor:
+    """The reference itself, once it and ours, drawn and in evaluation, are picks of the same kind."""
+    samples = 200
+    raw = torch.arange(stored, dtype=torch.uint8).view(1, stored, 1, 1, 1).expand(samples, stored, 3, 4, 4)
+    segments = RandomResizedCropFlip(2, (0.0,), (1.0,), frames=picked)
+    every = [reference[None]]
+    for transform in (segments, RandomFrames(picked, segments)):
+        drawn, fixed = (
+            transform(raw, draws)[:, 0, :, 0, 0].round().long() for draws in (Draws(0, 0, torch.arange(samples)), None)
+        )
+        assert len(fixed.unique(dim=0)) == 1
+        assert (len(drawn.unique(dim=0)) == 1) == (picked == stored)
+        every += [drawn, fixed]
+    for each in every:
+        assert each.shape[1] == picked
+        assert bool((each.diff(dim=1) > 0).all())
+        assert bool(((each >= 0) & (each < stored)).all())
+    return reference
 
 
 def numbered(inputs: dict[str, Tensor], name: str) -> list[Tensor]:

@@ -129,3 +129,13 @@ def test_a_pair_never_teaches_both_ways():
     assert not (dims & dims.transpose(0, 1)).any()
     assert torch.equal(dims[2, 0], effective[2] & ~effective[0])
     assert not one_sided_dims(effective[:1].expand(3, 16)).any()
+
+
+def test_equal_features_teach_each_other_nothing():
+    values, target = features(40, 16), torch.arange(40) % 4
+    every = [judged(each, target, 4) for each in (values, values.clone(), features(40, 16, seed=1))]
+    dims = one_sided_dims(effective_dims(torch.stack(every)))
+    assert not dims[0, 1].any()
+    assert not dims[1, 0].any()
+    assert dims[0, 2].any()
+    assert torch.equal(dims[0, 2], dims[1, 2])

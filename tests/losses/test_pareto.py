@@ -22,6 +22,13 @@ def test_the_larger_loss_weighs_more():
     assert weight([3.0, 0.0], [0.0, 0.1], [3.0, 1.0]) == pytest.approx(0.9)
 
 
+@pytest.mark.parametrize("losses", [[100.0, 1.0], [1.0, 100.0]])
+def test_between_the_ends_nothing_is_clipped(losses):
+    found = weight([1.0, 0.0], [0.0, 1.0], losses)
+    assert found == pytest.approx(losses[0] ** 2 / (losses[0] ** 2 + losses[1] ** 2), rel=1e-9)
+    assert 0 < min(found, 1 - found) < 0.001
+
+
 def test_the_tasks_can_be_exchanged(random):
     assert weight(random[0], random[1], [2.0, 0.6]) == pytest.approx(1 - weight(random[1], random[0], [0.6, 2.0]))
     same = [0.5, 2.0]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import Callback
 from torch import nn
 
 from mmlab.backbones.config import BackboneConfig, Backbones
@@ -13,7 +14,6 @@ from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.data.keypad import Keypad
 from mmlab.errors import UserError
 from mmlab.methods.di_mml import DIMML, certainty_weights
-from mmlab.methods.unimodal import Unimodal
 from tests.methods.toy import batch, check, spec
 from tests.runs.test_ddp import in_two_processes
 from tests.runs.test_resume import in_a_process_of_its_own
@@ -79,37 +79,61 @@ def test_the_first_stages_loss_is_the_sum_of_its_parts():
     torch.testing.assert_close(losses["ce_shared_visual"], expected)
 
 
+@pytest.mark.parametrize(("seen", "changed"), [("audio", "visual"), ("visual", "audio"), ("depth", "audio")])
 @pytest.mark.parametrize(("start", "independent"), [(1, True), (0, False)])
-def test_no_modality_sees_the_other_before_duc_starts(start, independent):
-    data = spec(2)
+def test_no_modality_sees_another_before_duc_starts(start, independent, seen, changed):
+    data = spec(3)
     samples = batch(data)
     gradients = []
     for change in (0.0, 1.0):
         method = made(data, duc_start_epoch=start)
-        samples.inputs["visual"] = samples.inputs["visual"] + change
+        samples.inputs[changed] = samples.inputs[changed] + change
         method.losses(samples)["loss"].backward()
-        gradients.append([parameter.grad for parameter in method.encoders["audio"].parameters()])
+        gradients.append([parameter.grad for parameter in method.encoders[seen].parameters()])
     same = all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
     assert same == independent
 
 
-def test_alone_every_modality_learns_as_it_does_in_unimodal_training():
-    data = spec(2)
-    method = made(data, duc_weight=0.0, shared_weight=0.0)
-    alone = {name: Unimodal(data.to_dict(), name, backbone=TINY) for name in data.names}
-    for name, single in alone.items():
-        single.encoders[name].load_state_dict(method.encoders[name].state_dict())
-        single.classifier.load_state_dict(method.heads[name].state_dict())
-    optimizers = [torch.optim.SGD(each.parameters(), 0.1, momentum=0.9) for each in (method, *alone.values())]
-    for _ in range(3):
-        for each, optimizer in zip((method, *alone.values()), optimizers, strict=True):
-            optimizer.zero_grad()
-            each.losses(batch(data))["loss"].backward()
-            optimizer.step()
-    for name, single in alone.items():
-        for one, other in zip(single.encoders[name].parameters(), method.encoders[name].parameters(), strict=True):
-            torch.testing.assert_close(one, other)
-        torch.testing.assert_close(single.classifier.weight, method.heads[name].weight)
+def test_duc_reaches_the_students_encoder_alone():
+    data = spec(3)
+    method = made(data, duc_start_epoch=0)
+    losses = method.losses(batch(data))
+    for t, s in method._pairs:
+        part = losses[f"duc_{data.names[t]}_to_{data.names[s]}"]
+        parameters = {name: each for name, each in method.named_parameters() if each.requires_grad}
+        found = torch.autograd.grad(part, list(parameters.values()), retain_graph=True, allow_unused=True)
+        reached = {name for name, gradient in zip(parameters, found, strict=True) if gradient is not None}
+        student = method.encoders[data.names[s]]
+        assert reached == {f"encoders.{data.names[s]}.{name}" for name, _ in student.named_parameters()}
+
+
+class EqualHeads(Callback):
+    """Gives all linear layers outside of encoders the same weights at the start, whatever was drawn before them."""
+
+    def on_fit_start(self, trainer, pl_module):
+        heads = [each for name, each in pl_module.named_modules() if isinstance(each, nn.Linear) and "enc" not in name]
+        for head in heads:
+            values = torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(0))
+            head.weight.data.copy_(values / head.in_features**0.5)
+            head.bias.data.zero_()
+
+
+def test_alone_every_modality_learns_as_it_does_in_unimodal_training(mmlab, tiny, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    line = (
+        "--model.optimizer SGD --model.optimizer.lr 0.1 --trainer.callbacks+=test_di_mml.EqualHeads --wandb.mode off "
+        f"--trainer.max_epochs 2 --test false {tiny}"
+    )
+    off = "--model.duc_weight 0 --model.shared_weight 0 --model.fusion_epochs 1"
+    mmlab(f"fit --model DIMML {off} {line} --run_dir joint")
+    joint = state("joint", "isolated")
+    for modality in ("audio", "image"):
+        mmlab(f"fit --model Unimodal --model.modality {modality} {line} --run_dir {modality}")
+        alone = state(modality, "")
+        assert any(name.startswith("encoders.") for name in alone)
+        for name, tensor in alone.items():
+            own = name.replace("classifier.", f"heads.{modality}.")
+            torch.testing.assert_close(joint[own], tensor, rtol=0, atol=1e-7)
 
 
 def test_the_order_of_the_modalities_does_not_matter():
@@ -177,6 +201,33 @@ def test_the_fused_head_is_no_part_of_the_first_stage():
     assert not torch.equal(method.eval()(samples.inputs, samples.present).logits, before)
 
 
+def test_the_shared_head_has_no_part_in_inference():
+    data = spec(2)
+    samples = batch(data)
+    for stage in (0, 1):
+        method = made(data, stage).eval()
+        before = method(samples.inputs, samples.present).logits
+        nn.init.constant_(method.shared_head.bias, 7.0)
+        assert torch.equal(method(samples.inputs, samples.present).logits, before)
+
+
+def test_a_high_certainty_temperature_averages_logits_and_a_low_one_takes_the_most_certain_head():
+    data = spec(2)
+    samples = batch(data)
+    method = made(data, stage=1, certainty_temperature=1e9).eval()
+    for head in [*method.heads.values(), method.fused_head.classifier]:
+        nn.init.normal_(head.weight)
+    prediction = method(samples.inputs, samples.present)
+    heads = [*prediction.unimodal.values(), method.fused_head(prediction.features, samples.present)]
+    every = torch.stack(heads)
+    torch.testing.assert_close(prediction.logits, every.mean(dim=0))
+    method.certainty_temperature = 1e-7
+    surest = every.softmax(dim=2).amax(dim=2).argmax(dim=0)
+    assert len(surest.unique()) > 1
+    chosen = every[surest, torch.arange(len(samples))]
+    torch.testing.assert_close(method(samples.inputs, samples.present).logits, chosen)
+
+
 def test_the_second_stage_learns_from_complete_samples():
     data = spec(2)
     samples = batch(data)
@@ -229,6 +280,29 @@ def test_a_run_of_both_stages(mmlab, tiny, precision):
     mmlab("test --run run --corruption missing --severity 0,10 --noise_seeds 1")
     cells = json.loads(Path("run/corruption_missing.json").read_text())["cells"]
     assert cells[0]["test"]["acc"] == pytest.approx(result["test"]["acc"], abs=1e-6)
+
+
+def test_the_second_stage_leaves_batch_statistics_alone(mmlab, tiny):
+    resnet = tiny.replace("--model.backbone.width 4", "--model.backbone test_resnet")
+    short = "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 1"
+    mmlab(f"{LINE} {resnet} --run_dir run {short} --model.duc_weight 0 --test false")
+    first, second = state("run", "isolated"), state("run", "fusion")
+    # As many batches as one epoch has: the second stage, of three, has added none.
+    assert {int(second[name]) for name in first if "num_batches_tracked" in name} == {2}
+    assert all(torch.equal(first[name], second[name]) for name in first if not name.startswith("fused_head."))
+
+
+def test_dimensions_are_judged_once(mmlab, tiny, monkeypatch):
+    judged, judge = [], DIMML._split_dimensions
+
+    def remembered(method):
+        judge(method)
+        judged.append((method.stage, method.current_epoch, method.dims.clone()))
+
+    monkeypatch.setattr(DIMML, "_split_dimensions", remembered)
+    mmlab(f"{LINE} {tiny} --run_dir run --trainer.max_epochs 4 --model.optimizer.lr 0.01 --test false")
+    assert [when for *when, _ in judged] == [["isolated", 1]]
+    assert torch.equal(state("run", "fusion")["dims"], judged[0][2])
 
 
 def test_the_best_encoders_can_be_handed_on(mmlab, tiny):

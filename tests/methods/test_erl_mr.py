@@ -173,6 +173,24 @@ def test_equal_features_have_no_phase_term_but_for_dead_columns():
     assert dead >= 4 / 16
     parts = method.losses(Batch({}, torch.zeros(6, dtype=torch.long), present, torch.arange(6)))
     torch.testing.assert_close(parts["phase"], dead)
+    assert parts["loss"].isfinite()
+
+
+def test_before_the_linear_map_both_parts_lie_on_the_circle_of_the_amplitude():
+    data = spec(2)
+    method = build(data)
+    seen = []
+    method.mapping.linear.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    for amplitude in method.mapping.amplitudes:
+        torch.nn.init.normal_(amplitude)
+    samples = doubled(batch(data))
+    _, phases = method.decide(samples.inputs, samples.present)
+    for parts, amplitude in zip(seen[0], method.mapping.amplitudes, strict=True):
+        torch.testing.assert_close(parts.square().sum(dim=0), amplitude.square().T.expand(6, 32))
+    assert (phases >= 0).all()
+    assert (phases <= math.pi / 2).all()
+    assert phases.std() > 0.1
+    assert 0 <= method.losses(samples)["phase"] <= 1
 
 
 def test_features_alias_every_two_pi():
@@ -190,6 +208,8 @@ def test_the_order_of_the_modalities_does_not_matter(fusion):
     data = spec(2)
     samples = doubled(batch(data))
     method = build(data, fusion=fusion, dropout=0.0)
+    for amplitude in method.mapping.amplitudes:
+        torch.nn.init.uniform_(amplitude, 0.5, 2.0)
     swapped = build(DataSpec("Toy", data.modalities[::-1], data.task, data.train_size), fusion=fusion, dropout=0.0)
     state = method.state_dict()
     for name in ("mapping.amplitudes", "fusion.classifiers"):
@@ -217,6 +237,22 @@ def test_without_the_mapping_it_is_joint_training(fusion, missing):
     torch.testing.assert_close(
         method(samples.inputs, samples.present).logits, plain(samples.inputs, samples.present).logits
     )
+
+
+@pytest.mark.parametrize("fusion", ["concat", "sum"])
+def test_without_the_mapping_it_learns_as_joint_training_does(mmlab, tiny, fusion):
+    # Not Adam, to which a loss of another size is the same loss.
+    sgd = "--model.optimizer SGD --model.optimizer.lr 0.1"
+    line = f"--model.fusion {fusion} {sgd} --trainer.max_epochs 2 --test false --wandb.mode off {tiny}"
+    mmlab(f"fit --model ERLMR --model.mapping false --model.mmc off --model.weighting fixed {line} --run_dir plain")
+    mmlab(f"fit --model JointTraining {line} --run_dir joint")
+    plain, joint = (
+        torch.load(Path(run) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for run in ("plain", "joint")
+    )
+    assert plain.keys() == joint.keys()
+    for name, tensor in joint.items():
+        torch.testing.assert_close(plain[name], tensor, rtol=0, atol=1e-6)
 
 
 def test_dropout_is_independent_off_in_evaluation_and_a_function_of_the_sample():

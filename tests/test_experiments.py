@@ -17,11 +17,18 @@ BY_NAME = pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILE
 BALANCED = ("Keypad", "AVDigits", "GRIDLetters", "GRIDWords", "LDrawParts", "KineticsSounds")
 DYNAMIC = ("AVDigits", "GRIDLetters", "CREMAD", "MVSASingle", "Food101", "NYUScenes")
 SMALL_SETS = ("AVDigits", "GRIDLetters", "GRIDWords", "LDrawParts")
+FLOW_AND_VIEWS = ("UCF101", "ModelNet40")
+SENSORS = ("USCHAD", "MHAD")
 WANTED = {
-    **dict.fromkeys(("JointTraining", "Unimodal"), BALANCED),
-    **dict.fromkeys(("LateFusion", "MNL"), (*BALANCED, *DYNAMIC)),
+    "Unimodal": BALANCED,
+    "JointTraining": (*BALANCED, *FLOW_AND_VIEWS, *SENSORS, "AVE", "VGGSound"),
+    "LateFusion": (*BALANCED, *DYNAMIC, *FLOW_AND_VIEWS, *SENSORS, "AVE", "VGGSound", "MovingShapes", "Solids"),
+    "MNL": (*BALANCED, *DYNAMIC),
     **dict.fromkeys(("QMF", "PDF"), (*DYNAMIC, "GRIDWords", "LDrawParts")),
-    **dict.fromkeys(("DIMML", "ERLMR", "OGMGE"), SMALL_SETS),
+    "DIMML": (*SMALL_SETS, *FLOW_AND_VIEWS, "CREMAD", "AVE", "MovingShapes", "Solids"),
+    "ERLMR": (*SMALL_SETS, *FLOW_AND_VIEWS, *SENSORS),
+    "OGMGE": (*SMALL_SETS, *FLOW_AND_VIEWS, *SENSORS, "CREMAD", "KineticsSounds", "AVE", "VGGSound"),
+    "UDML": (*SMALL_SETS, "CREMAD", "KineticsSounds"),
 }
 QUICK = (
     "--data.workers 0 --data.batch_size 16 --trainer.max_epochs 1 --trainer.limit_train_batches 2 "

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from mmlab.draws import Draws
@@ -13,6 +14,7 @@ def test_a_draw_ignores_the_rest_of_the_batch():
     part = Draws(3, 7, torch.tensor([42, 7, 99]))
     assert torch.equal(part.uniform("a", 6), whole.uniform("a", 6)[[42, 7, 99]])
     assert torch.equal(part.normal("a", 6), whole.normal("a", 6)[[42, 7, 99]])
+    assert torch.equal(part.field("a", 7), whole.field("a", 7)[[42, 7, 99]])
 
 
 def test_each_of_seed_epoch_index_name_and_count_matters():
@@ -43,10 +45,23 @@ def test_uniform_is_uniform():
     assert neighbours.abs().max() < 0.1
 
 
-def test_normal_is_normal():
-    draws = Draws(1, 2, torch.arange(2000)).normal("a", 50)
+def test_the_bits_stay_what_they_were():
+    draws = Draws(3, 7, torch.tensor([0, 41]))
+    expected = [[4800797, 9731405, 4112956], [3419785, 9460372, 9784543]]
+    assert (draws.uniform("a", 3) * 2**24).tolist() == expected
+
+
+@pytest.mark.parametrize("kind", ["normal", "field"])
+def test_normal_is_normal(kind):
+    draws = getattr(Draws(1, 2, torch.arange(2000)), kind)("a", 50)
     assert torch.isfinite(draws).all()
     assert abs(draws.mean().item()) < 0.015
     assert abs(draws.std().item() - 1) < 0.01
     for bound, share in ((0.0, 0.5), (1.0, 0.8413), (2.0, 0.9772)):
         assert abs((draws < bound).float().mean().item() - share) < 0.006
+
+
+def test_the_two_halves_of_a_field_are_independent():
+    draws = Draws(1, 2, torch.arange(5000)).field("a", 20)
+    for power in (1, 2):  # they share their radius: squares would show it
+        assert torch.corrcoef(draws.pow(power).T).fill_diagonal_(0).abs().max() < 0.08

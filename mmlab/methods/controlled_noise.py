@@ -123,7 +123,7 @@ class ControlledNoise(nn.Module):
         level = levels.view(-1, *[1] * (clean.dim() - 1)).to(clean.dtype)
         picture = modality.kind in ("image", "frames", "depth", "flow")
         shape = (1, *clean.shape[2:]) if picture else clean.shape[1:]
-        field = draws.normal(f"noise_{modality.name}", math.prod(shape)).view(-1, *shape).to(clean.dtype)
+        field = draws.field(f"noise_{modality.name}", math.prod(shape)).view(-1, *shape).to(clean.dtype)
         raw = clean * std + mean
         if modality.kind == "audio":
             noisy = noisy_sound(raw, field, level)

@@ -280,7 +280,7 @@ class UDML(Method):
             inputs = self.noise(inputs, levels, draws)
         means, stds = self.represent(inputs, present)
         sampled = {
-            name: mean + stds[name] * draws.normal(f"sample_{name}", mean[0].numel()).view_as(mean).to(mean.dtype)
+            name: mean + stds[name] * draws.field(f"sample_{name}", mean[0].numel()).view_as(mean).to(mean.dtype)
             for name, mean in means.items()
         }
         decision = self.decide(sampled, stds, present, self.current_epoch >= self.dynamic_epoch, draws)

@@ -245,7 +245,7 @@ def test_without_its_terms_it_is_a_probabilistic_network_on_rescaled_features():
     means, stds = method.represent(samples.inputs, samples.present)
     features = []
     for name, encoder in method.encoders.items():
-        eps = method.draws(samples).normal(f"sample_{name}", means[name][0].numel()).view_as(means[name])
+        eps = method.draws(samples).field(f"sample_{name}", means[name][0].numel()).view_as(means[name])
         features.append(2 * encoder.pool(means[name] + eps * stds[name]))
     logits = method.fusion.classifier(torch.cat(features, dim=1))
     torch.testing.assert_close(loss, F.cross_entropy(logits, samples.target))

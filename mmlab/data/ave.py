@@ -5,28 +5,27 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmlab.data.base import MultimodalDataset, ProtocolName, Split, SplitName, Transform, refuse_existing
+from mmlab.data.base import ProtocolName, Split, SplitName, Transform, refuse_existing
 from mmlab.data.clips import (
     RATE,
     SAMPLES,
     STORED_FRAMES,
-    clip_layout,
+    ClipDataset,
     evenly,
+    mp4_files,
     name_missing,
     read_list,
     repeated,
     synthetic_clip,
 )
-from mmlab.data.image import IMAGENET_MEAN, IMAGENET_STD, RandomResizedCropFlip
-from mmlab.data.packing import BadSample, Packed, Sample, open_packed, pack
+from mmlab.data.packing import BadSample, Sample
 from mmlab.data.spectrogram import DensitySpectrogram
 from mmlab.data.video import read_audio, read_frames, write_video
 from mmlab.draws import Draws
@@ -89,7 +88,7 @@ class Event:
         return self.end <= self.start
 
 
-class AVE(MultimodalDataset):
+class AVE(ClipDataset):
     """AVE: one of 28 events, seen and heard in a clip of ten seconds (Tian et al., 2018), as DI-MML uses it.
 
     The raw data lie as they are published: the videos ``<root>/AVE/<id>.mp4`` and the lists ``<root>/trainSet.txt``,
@@ -107,17 +106,17 @@ class AVE(MultimodalDataset):
     of a video in every epoch.
 
     The published lists name some videos twice, with two classes: the first line counts. Some training videos are also
-    validation or test videos. ``mmlab prepare`` names both kinds, as well as events that last no time and videos that
-    can't be decoded, which are left out. The honest protocol selects on the validation list, which DI-MML leaves
-    unused; the official one selects on the test list.
+    validation or test videos. ``mmlab prepare`` names both kinds and validation videos that are also test videos, as
+    well as events that last no time and videos that can't be decoded, which are left out. The honest protocol selects
+    on the validation list, which DI-MML leaves unused; the official one selects on the test list.
 
     Args:
         root: folder of the raw data and of the pack.
         frames: how many of the 10 stored frames an encoder sees.
         frame_side: side of the stored frames, in pixels.
         image_size: side of the frames that an encoder sees, in pixels.
-        leaks: what becomes of training videos that are also validation or test videos: ``keep`` them, as published, or
-            ``drop`` them from training.
+        leaks: what becomes of training videos that are also validation or test videos, and of validation videos that
+            are also test videos: ``keep`` them, as published, or ``drop`` them from training or validation.
         protocol: ``honest``, or ``official`` for selection on the test list.
     """
 
@@ -130,26 +129,14 @@ class AVE(MultimodalDataset):
         leaks: Literal["keep", "drop"] = "keep",
         protocol: ProtocolName = "honest",
     ) -> None:
-        if not 1 <= frames <= STORED_FRAMES:
-            raise UserError(f"frames is {frames}, but {STORED_FRAMES} are stored: choose 1 to {STORED_FRAMES}.")
-        if frame_side < 1 or image_size < 1:
-            raise UserError(f"frame_side is {frame_side} and image_size {image_size}; choose at least 1 pixel.")
-        self.root = Path(root)
-        self.frames = frames
-        self.frame_side = frame_side
-        self.image_size = image_size
+        super().__init__(root, frames, frame_side, image_size, protocol)
         self.leaks = leaks
-        self.protocol = protocol
         self._audio_transform = DensitySpectrogram(SAMPLES, standardise=True)
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """``audio`` and ``visual``."""
-        visual = (3, self.frames, self.image_size, self.image_size)
-        return (
-            Modality("audio", "audio", self._audio_transform.shape),
-            Modality("visual", "frames", visual, IMAGENET_MEAN, IMAGENET_STD, 0.0, 255.0),
-        )
+        return Modality("audio", "audio", self._audio_transform.shape), self._visual
 
     @property
     def task(self) -> Classification:
@@ -158,8 +145,7 @@ class AVE(MultimodalDataset):
 
     def transforms(self) -> dict[str, Transform]:
         """Spectrograms; choice, crops and flips of the frames."""
-        crops = RandomResizedCropFlip(self.image_size, IMAGENET_MEAN, IMAGENET_STD, frames=self.frames, draw="visual")
-        return {"audio": self._audio_transform, "visual": RandomFrames(self.frames, crops)}
+        return {"audio": self._audio_transform, "visual": RandomFrames(self.frames, self._crops())}
 
     def splits(self) -> dict[SplitName, Split]:
         """Opens the pack; the protocol is applied here, and leaking videos are dropped where that is asked for.
@@ -171,8 +157,9 @@ class AVE(MultimodalDataset):
         index = {name: label for label, name in enumerate(CLASSES)}
         train, validation, test = (np.flatnonzero(packed.split == name) for name in LISTS)
         if self.leaks == "drop":
-            elsewhere = {packed.ids[position] for position in (*validation, *test)}
-            train = train[[packed.ids[position] not in elsewhere for position in train]]
+            ids = np.array(packed.ids)
+            train = train[~np.isin(ids[train], ids[np.concatenate((validation, test))])]
+            validation = validation[~np.isin(ids[validation], ids[test])]
         if self.protocol == "official":
             validation = test
         for name, positions in zip(LISTS, (train, validation, test), strict=True):
@@ -195,28 +182,22 @@ class AVE(MultimodalDataset):
         """
         listed = {part: self._read(part) for part in LISTS}
         events = {(part, event.video): event for part in LISTS for event in _one_each(listed[part])}
+        files = {file.stem: file for file in mp4_files((self.root / "AVE").glob("*"))}
         samples, missing = [], []
         for (part, video), event in events.items():
-            file = self.root / "AVE" / f"{video}.mp4"
-            if file.is_file():
-                samples.append(Sample(video, part, event.label, {"audio": file, "visual": file}))
-            else:
+            file = files.get(video)
+            if file is None:
                 missing.append(video)
+            else:
+                samples.append(Sample(video, part, event.label, {"audio": file, "visual": file}))
         if not samples:
             raise UserError(f"{self.root / 'AVE'} holds none of the listed videos; put them there as <id>.mp4.")
 
         def decode(sample: Sample) -> dict[str, np.ndarray]:
             return _decode(sample, events[sample.split, sample.id], self.frame_side)
 
-        options = {
-            "frame_side": self.frame_side,
-            "lists_sha256": {
-                file: hashlib.sha256((self.root / file).read_bytes()).hexdigest() for file in LISTS.values()
-            },
-            "synthetic": (self.root / "SYNTHETIC").exists(),
-        }
-        pack(self._folder, "AVE", options, samples, clip_layout(self.frame_side), decode, workers)
-        vars(self).pop("_packed", None)
+        hashes = {file: hashlib.sha256((self.root / file).read_bytes()).hexdigest() for file in LISTS.values()}
+        self._pack({"lists_sha256": hashes}, samples, decode, workers)
         name_missing(self.root, missing, len(events))
         _report(listed)
 
@@ -267,27 +248,12 @@ class AVE(MultimodalDataset):
             "synthetic": options["synthetic"],
         }
 
-    @property
-    def _folder(self) -> Path:
-        return self.root / f"packed-{self.frame_side}px"
-
-    @property
-    def _command(self) -> str:
-        size = "" if self.frame_side == 256 else f" --frame_side {self.frame_side}"
-        return f"mmlab prepare AVE --root {self.root}{size}"
-
-    @cached_property
-    def _packed(self) -> Packed:
-        return open_packed(self._folder, "AVE", self._command)
-
     def _read(self, part: str) -> list[Event]:
         file = self.root / LISTS[part]
         events = []
-        for number, line in enumerate(read_list(file, "put the three lists of AVE there, or point --root to them"), 1):
-            if not line.strip():
-                continue
+        for number, line in read_list(file, "put the three lists of AVE there, or point --root to them").items():
             # Names of classes hold commas, but no &.
-            cells = line.strip().split("&")
+            cells = [cell.strip() for cell in line.split("&")]
             if len(cells) != 5:
                 raise UserError(
                     f"{file}, line {number}: {len(cells)} parts where five are expected; write "
@@ -349,16 +315,16 @@ def _one_each(events: list[Event]) -> list[Event]:
 
 
 def _report(listed: dict[str, list[Event]]) -> None:
-    """Prints which videos a list names more than once, and which training videos are in another list too."""
+    """Prints which videos a list names more than once, and which are in two lists."""
     names = {part: Counter(event.video for event in events) for part, events in listed.items()}
     for part, counts in names.items():
         twice = sorted(video for video, count in counts.items() if count > 1)
         if twice:
             print(f"Named twice in {LISTS[part]}, where the first line counts: {len(twice)} ({', '.join(twice)}).")
-    for part in ("val", "test"):
-        common = sorted(set(names["train"]).intersection(names[part]))
+    for one, other in combinations(LISTS, 2):
+        common = sorted(set(names[one]).intersection(names[other]))
         if common:
             print(
-                f"Training videos that are {PARTS[part]} videos too, kept as published unless leaks is drop: "
-                f"{len(common)} ({', '.join(common)})."
+                f"{PARTS[one].capitalize()} videos that are {PARTS[other]} videos too, kept as published unless leaks "
+                f"is drop: {len(common)} ({', '.join(common)})."
             )

@@ -3,23 +3,96 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from abc import ABC
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mmlab.data.packing import BadSample, Sample
+from mmlab.data.base import MultimodalDataset, ProtocolName
+from mmlab.data.image import IMAGENET_MEAN, IMAGENET_STD, RandomResizedCropFlip
+from mmlab.data.packing import BadSample, Packed, Sample, open_packed, pack
 from mmlab.data.video import read_audio, read_frames
 from mmlab.errors import UserError
+from mmlab.types import Modality
 
 RATE = 16_000
 SAMPLES = 10 * RATE
 STORED_FRAMES = 10
 
 
-def clip_layout(frame_side: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    """What is packed of a clip: 10 s of sound, and 10 square frames whose sides have that many pixels."""
-    return {"audio": ((SAMPLES,), "int16"), "visual": ((STORED_FRAMES, 3, frame_side, frame_side), "uint8")}
+class ClipDataset(MultimodalDataset, ABC):
+    """Clips that are packed as 10 s of sound and 10 square frames each.
+
+    Args:
+        root: folder of the raw data and of the pack.
+        frames: how many of the 10 stored frames an encoder sees.
+        frame_side: side of the stored frames, in pixels.
+        image_size: side of the frames that an encoder sees, in pixels.
+        protocol: ``honest``, or ``official`` for selection on the test split.
+
+    Raises:
+        UserError: if an option is out of its range.
+    """
+
+    def __init__(self, root: str, frames: int, frame_side: int, image_size: int, protocol: ProtocolName) -> None:
+        if not 1 <= frames <= STORED_FRAMES:
+            raise UserError(f"frames is {frames}, but {STORED_FRAMES} are stored: choose 1 to {STORED_FRAMES}.")
+        if frame_side < 1 or image_size < 1:
+            raise UserError(f"frame_side is {frame_side} and image_size {image_size}; choose at least 1 pixel.")
+        self.root = Path(root)
+        self.frames = frames
+        self.frame_side = frame_side
+        self.image_size = image_size
+        self.protocol = protocol
+
+    @property
+    def _visual(self) -> Modality:
+        shape = (3, self.frames, self.image_size, self.image_size)
+        return Modality("visual", "frames", shape, IMAGENET_MEAN, IMAGENET_STD, 0.0, 255.0)
+
+    def _crops(self) -> RandomResizedCropFlip:
+        return RandomResizedCropFlip(self.image_size, IMAGENET_MEAN, IMAGENET_STD, frames=self.frames, draw="visual")
+
+    @property
+    def _folder(self) -> Path:
+        return self.root / f"packed-{self.frame_side}px"
+
+    @property
+    def _command(self) -> str:
+        size = "" if self.frame_side == 256 else f" --frame_side {self.frame_side}"
+        return f"mmlab prepare {type(self).__name__} --root {self.root}{size}"
+
+    @property
+    def _synthetic(self) -> bool:
+        return (self.root / "SYNTHETIC").exists()
+
+    @cached_property
+    def _packed(self) -> Packed:
+        return open_packed(self._folder, type(self).__name__, self._command)
+
+    def _pack(
+        self,
+        options: Mapping[str, Any],
+        samples: Sequence[Sample],
+        decode: Callable[[Sample], Mapping[str, np.ndarray]],
+        workers: int,
+    ) -> None:
+        """Packs the clips, see :func:`~mmlab.data.packing.pack`; to the options it adds those of every such set."""
+        layout = {
+            "audio": ((SAMPLES,), "int16"),
+            "visual": ((STORED_FRAMES, 3, self.frame_side, self.frame_side), "uint8"),
+        }
+        every = {"frame_side": self.frame_side, **options, "synthetic": self._synthetic}
+        pack(self._folder, type(self).__name__, every, samples, layout, decode, workers)
+        vars(self).pop("_packed", None)
+
+
+def mp4_files(paths: Iterable[Path]) -> list[Path]:
+    """Those that are mp4 files, in any case (``.MP4``), sorted; a link that leads nowhere is none."""
+    return sorted(path for path in paths if path.suffix.lower() == ".mp4" and path.is_file())
 
 
 def decode_clip(sample: Sample, frame_side: int, fewest: int) -> dict[str, np.ndarray]:
@@ -72,22 +145,26 @@ def evenly(frames: np.ndarray, count: int) -> np.ndarray:
     return frames[places.astype(np.int64)]
 
 
-def read_list(file: Path, advice: str) -> list[str]:
-    """The lines of a UTF-8 text file.
+def read_list(file: Path, advice: str) -> dict[int, str]:
+    """The lines of a UTF-8 text file that aren't blank, by number.
 
     Args:
         file: to read.
         advice: what to do where there is no such file, for the error.
 
     Raises:
-        UserError: if it can't be read, or is no such text.
+        UserError: if it can't be read, is no such text, or all of it is blank.
     """
     try:
-        return file.read_bytes().decode("utf-8-sig").splitlines()
+        lines = file.read_bytes().decode("utf-8-sig").splitlines()
     except OSError as error:
         raise UserError(f"{file} can't be read ({error.strerror}); {advice}.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is no UTF-8 text ({error}); save it in UTF-8.") from error
+    filled = {number: line for number, line in enumerate(lines, 1) if line.strip()}
+    if not filled:
+        raise UserError(f"{file} is empty; copy it anew from its source.")
+    return filled
 
 
 def name_missing(root: Path, missing: Sequence[str], listed: int) -> None:

@@ -173,9 +173,9 @@ class Corruption:
     - ``gaussian``: each modality of each sample with probability 1/2. Pictures (image, frames, depth, flow): one normal
       field for all channels, one for each frame, with a standard deviation of 10 grey levels (or the modality's
       own ``noise``) for each unit of severity, clipped to the raw range and, where that is 0 to 255, cut to whole
-      levels. Audio, sequences and vectors (this project's rule): a field over all values, with a standard deviation
-      of severity / 10 in normalised units (or ``noise`` raw units for each unit of severity), clipped to the raw
-      range. Text: blanked words.
+      levels (not flow: half a level less everywhere would be a motion). Audio, sequences and vectors (this project's
+      rule): a field over all values, with a standard deviation of severity / 10 in normalised units (or ``noise`` raw
+      units for each unit of severity), clipped to the raw range. Text: blanked words.
     - ``salt_and_pepper``: pictures but flow, each with probability severity / 20: a pixel becomes the smallest value
       with probability 0.05 and the largest with 0.05, in all channels alike. Text: blanked words.
     - ``blank_words``: each text with probability 1/2: every word becomes a blank with probability severity / 10.
@@ -261,7 +261,7 @@ class Corruption:
             width = modality.noise * severity
         else:
             width = _GREY_LEVELS * severity if picture else std * (severity / HIGHEST)
-        whole = picture and (modality.low, modality.high) == (0, 255)
+        whole = picture and modality.kind != "flow" and (modality.low, modality.high) == (0, 255)
         noisy = add_gaussian(clean * std + mean, field, width, modality.low, modality.high, whole)
         return (noisy - mean) / std, _coin(modality, draws) < _COIN
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import math
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +22,7 @@ from mmlab.data.base import (
 from mmlab.data.clips import evenly, repeated
 from mmlab.data.image import IMAGENET_MEAN, IMAGENET_STD, RandomResizedCropFlip
 from mmlab.data.packing import BadSample, Packed, Sample, open_packed, pack
-from mmlab.data.spectrogram import DensitySpectrogram, LogSpectrogram
+from mmlab.data.spectrogram import FLOOR, DensitySpectrogram, LogSpectrogram
 from mmlab.data.video import read_audio, read_frames, write_video
 from mmlab.draws import Draws
 from mmlab.errors import UserError, did_you_mean
@@ -32,7 +31,6 @@ from mmlab.types import Classification, Modality
 CLASSES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 STORED_FRAMES = 3
 FOLDERS = {"audio": ("AudioWAV", ".wav"), "visual": ("VideoFlash", ".flv")}
-FLOOR = math.log(1e-7)  # of both log spectrograms
 TEST_SHARE = 0.1  # of the actors
 
 

@@ -14,12 +14,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from torchvision.transforms.functional import center_crop, resize
 
 from mmlab.data.base import MultimodalDataset, Split, SplitName, Transform
 from mmlab.data.image import Normalise
-from mmlab.data.packing import BadSample, Packed, Sample, open_packed, pack
+from mmlab.data.packing import Packed, Sample, open_packed, pack
+from mmlab.data.pictures import read_picture
 from mmlab.data.tokens import HALVES, LENGTH, TokensAsLong, WordPieces, file_sha256, tokenizer_file
 from mmlab.errors import UserError, did_you_mean
 from mmlab.types import Classification, Modality
@@ -278,18 +278,7 @@ def read_image(root: Path, name: str | None) -> np.ndarray:
     """
     if name is None:
         return np.full((3, CROPPED, CROPPED), GREY, dtype=np.uint8)
-    if not os.path.isfile(root / name):
-        raise BadSample(f"there is no image {_short(name)}")
-    try:
-        with Image.open(root / name, formats=FORMATS) as opened:
-            if opened.mode[0] in "IF":  # conversion would cut 16-bit grey levels at 255
-                raise BadSample(f"{_short(name)} has more than 8 bits for each channel")
-            picture = opened.convert("RGB")
-    except UnidentifiedImageError as error:
-        raise BadSample(f"{_short(name)} can't be decoded: it is none of {', '.join(FORMATS)}") from error
-    except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
-        # PIL raises SyntaxError on broken png files.
-        raise BadSample(f"{_short(name)} can't be decoded: {error}") from error
+    picture = read_picture(root / name, _short(name), FORMATS)
     return np.asarray(center_crop(resize(picture, [RESIZED]), [CROPPED])).transpose(2, 0, 1)
 
 

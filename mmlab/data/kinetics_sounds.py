@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from mmlab.data.base import (
-    MultimodalDataset,
-    ProtocolName,
-    Split,
-    SplitName,
-    Transform,
-    refuse_existing,
-)
-from mmlab.data.clips import RATE, SAMPLES, STORED_FRAMES, clip_layout, decode_clip, synthetic_clip
-from mmlab.data.image import IMAGENET_MEAN, IMAGENET_STD, RandomResizedCropFlip
-from mmlab.data.packing import Packed, Sample, open_packed, pack
-from mmlab.data.spectrogram import DensitySpectrogram, FilterBank, LogSpectrogram
+from mmlab.data.base import ProtocolName, Split, SplitName, Transform, refuse_existing
+from mmlab.data.clips import RATE, SAMPLES, ClipDataset, decode_clip, mp4_files, synthetic_clip
+from mmlab.data.packing import Packed, Sample
+from mmlab.data.spectrogram import FLOOR, DensitySpectrogram, FilterBank, LogSpectrogram
 from mmlab.data.video import write_video
 from mmlab.errors import UserError, did_you_mean
 from mmlab.types import Classification, Modality
@@ -31,7 +24,7 @@ FOLDERS = ("train", "val", "test")
 LISTS = {name: Path(__file__).parent / "class_lists" / f"kinetics_sounds_{name}.txt" for name in ("31", "34")}
 
 
-class KineticsSounds(MultimodalDataset):
+class KineticsSounds(ClipDataset):
     """Kinetics-Sounds, from clips of Kinetics that you have downloaded.
 
     The raw clips lie in ``<root>/videos/<train|val|test>/<class name>/<YouTube id>_<start>_<end>.mp4``, as the usual
@@ -81,42 +74,35 @@ class KineticsSounds(MultimodalDataset):
         split_seed: int = 0,
         protocol: ProtocolName = "honest",
     ) -> None:
-        if not 1 <= frames <= STORED_FRAMES:
-            raise UserError(f"frames is {frames}, but {STORED_FRAMES} are stored: choose 1 to {STORED_FRAMES}.")
         if not 0 < validation_share < 1:
             raise UserError(f"validation_share is {validation_share}; choose a share between 0 and 1.")
-        self.root = Path(root)
+        super().__init__(root, frames, frame_side, image_size, protocol)
         self.class_list = class_list
         self.audio = audio
-        self.frames = frames
-        self.frame_side = frame_side
-        self.image_size = image_size
         self.split_file = split_file
         self.validation_share = validation_share
         self.split_seed = split_seed
-        self.protocol = protocol
         self._list_file = LISTS.get(class_list, Path(class_list))
         self._classes = read_class_list(self._list_file)
         self._audio_transform: LogSpectrogram | FilterBank | DensitySpectrogram
+        self._audio_low: float | None
         if audio == "stft":
-            self._audio_scale = (0.0, 1.0)
+            self._audio_scale, self._audio_low = (0.0, 1.0), FLOOR
             self._audio_transform = LogSpectrogram(SAMPLES, n_fft=256, hop=128, window_samples=5 * RATE)
         elif audio == "fbank":
-            self._audio_scale = (-4.503877, 2 * 5.141276)
+            # FilterBank takes the logarithm of at least this much energy.
+            self._audio_scale, self._audio_low = (-4.503877, 2 * 5.141276), math.log(np.finfo(np.float32).eps)
             self._audio_transform = FilterBank(SAMPLES, RATE, *self._audio_scale)
         else:
-            self._audio_scale = (0.0, 1.0)
+            self._audio_scale, self._audio_low = (0.0, 1.0), None
             self._audio_transform = DensitySpectrogram(SAMPLES, standardise=True)
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """``audio`` and ``visual``."""
         mean, std = self._audio_scale
-        visual = (3, self.frames, self.image_size, self.image_size)
-        return (
-            Modality("audio", "audio", self._audio_transform.shape, (mean,), (std,)),
-            Modality("visual", "frames", visual, IMAGENET_MEAN, IMAGENET_STD, 0.0, 255.0),
-        )
+        audio = Modality("audio", "audio", self._audio_transform.shape, (mean,), (std,), self._audio_low)
+        return audio, self._visual
 
     @property
     def task(self) -> Classification:
@@ -125,8 +111,7 @@ class KineticsSounds(MultimodalDataset):
 
     def transforms(self) -> dict[str, Transform]:
         """Spectrograms; crops and flips of the frames."""
-        visual = RandomResizedCropFlip(self.image_size, IMAGENET_MEAN, IMAGENET_STD, frames=self.frames, draw="visual")
-        return {"audio": self._audio_transform, "visual": visual}
+        return {"audio": self._audio_transform, "visual": self._crops()}
 
     def splits(self) -> dict[SplitName, Split]:
         """Opens the pack; the protocol, the class list and the split file are applied here.
@@ -134,7 +119,7 @@ class KineticsSounds(MultimodalDataset):
         Raises:
             UserError: if the clips are not prepared, or a split is empty.
         """
-        packed = open_packed(self._folder, "KineticsSounds", self._command)
+        packed = self._packed
         index = {folder: label for label, folders in enumerate(self._classes.values()) for folder in folders}
         unpacked = sorted(set(index) - set(packed.meta["options"]["classes"]))
         if unpacked:
@@ -170,12 +155,11 @@ class KineticsSounds(MultimodalDataset):
         lists = (self._classes, *(read_class_list(file) for file in LISTS.values()))
         classes = sorted({folder for names in lists for folders in names.values() for folder in folders})
         samples = self._find(classes)
-        options = {"frame_side": self.frame_side, "classes": classes, "synthetic": (self.root / "SYNTHETIC").exists()}
 
         def decode(sample: Sample) -> dict[str, np.ndarray]:
             return decode_clip(sample, self.frame_side, FEWEST_FRAMES)
 
-        pack(self._folder, "KineticsSounds", options, samples, clip_layout(self.frame_side), decode, workers)
+        self._pack({"classes": classes}, samples, decode, workers)
         found = {sample.target for sample in samples}
         empty = [name for name, folders in self._classes.items() if not found.intersection(folders)]
         if empty:
@@ -214,36 +198,26 @@ class KineticsSounds(MultimodalDataset):
             "validation_share": self.validation_share,
             "split_seed": self.split_seed,
             "protocol": self.protocol,
-            "synthetic": (self.root / "SYNTHETIC").exists(),
+            "synthetic": self._synthetic,
         }
 
     @property
-    def _folder(self) -> Path:
-        return self.root / f"packed-{self.frame_side}px"
-
-    @property
     def _command(self) -> str:
-        options = f"--root {self.root}"
-        if self.class_list not in LISTS:
-            options += f" --class_list {self.class_list}"
-        if self.frame_side != 256:
-            options += f" --frame_side {self.frame_side}"
-        return f"mmlab prepare KineticsSounds {options}"
+        own_list = "" if self.class_list in LISTS else f" --class_list {self.class_list}"
+        return super()._command + own_list
 
     def _find(self, classes: Iterable[str]) -> list[Sample]:
         videos = self.root / "videos"
         wanted = set(classes)
         samples: dict[tuple[str, str], Sample] = {}
         for split in FOLDERS:
-            for file in sorted((videos / split).glob("*/*.mp4")):
+            for file in mp4_files((videos / split).glob("*/*")):
                 target = file.parent.name.replace("_", " ")
                 if target not in wanted:
                     continue
                 twin = samples.get((split, file.stem))
                 if twin is not None:
-                    raise UserError(
-                        f"{file} and {twin.files['visual']} are one clip in two classes; remove one of them."
-                    )
+                    raise UserError(f"{file} and {twin.files['visual']} have the name of one clip; remove one of them.")
                 samples[split, file.stem] = Sample(file.stem, split, target, {"audio": file, "visual": file})
         if not samples:
             raise UserError(

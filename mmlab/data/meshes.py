@@ -45,7 +45,8 @@ def read_off(file: Path) -> Mesh:
     its first corner, which is exact where it is convex.
 
     Raises:
-        BadSample: if the file can't be read, is no such file, ends early, or has no face that could be seen.
+        BadSample: if the file can't be read, is no such file, ends early, has no face that could be seen, or is too
+            large for its numbers to be reckoned with.
     """
     try:
         text = file.read_bytes().decode("ascii")
@@ -68,22 +69,35 @@ def read_off(file: Path) -> Mesh:
     if not np.isfinite(numbers).all():
         raise BadSample("a number is not finite")
     corners, rest = numbers[: 3 * vertices].reshape(-1, 3), numbers[3 * vertices :]
-    if len(rest) == 4 * faces and (rest[::4] == 3).all():
-        triangles = rest.reshape(-1, 4)[:, 1:].astype(np.int64)
+    if len(rest) == 4 * faces and (rest[::4] == 3).all() and (rest % 1 == 0).all():
+        named = rest.reshape(-1, 4)[:, 1:]
     else:
-        triangles = _fans(body, vertices, faces)
-    if len(triangles) == 0:
+        named = _fans(body, vertices, faces)
+    if len(named) == 0:
         raise BadSample("it has no face")
-    wrong = triangles[(triangles < 0) | (triangles >= vertices)]
+    wrong = named[(named < 0) | (named >= vertices)]
     if len(wrong):
-        raise BadSample(f"a face names vertex {wrong[0]}, but there are {vertices}, counted from 0")
-    if (np.ptp(corners[triangles], axis=(0, 1)) == 0).all():
+        raise BadSample(f"a face names vertex {wrong[0]:.15g}, but there are {vertices}, counted from 0")
+    mesh = Mesh(corners, named.astype(np.int64))
+    _refuse_unseen(mesh)
+    return mesh
+
+
+def _refuse_unseen(mesh: Mesh) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        centre, radius = _ball(mesh)
+    if not np.isfinite(radius):
+        raise BadSample("its vertices lie too far apart")
+    if radius == 0:
         raise BadSample("all faces lie in one point")
-    return Mesh(corners, triangles)
+    # Of a line in any direction, rounding leaves an area of some 1e-16.
+    area = np.linalg.norm(_normals((mesh.vertices[mesh.triangles] - centre) / radius), axis=1)
+    if area.max() < 1e-12:
+        raise BadSample("no face has an area")
 
 
 def _fans(body: str, vertices: int, faces: int) -> np.ndarray:
-    """(T, 3) corners of the triangles of faces of any number of corners, one on each line below the vertices."""
+    """(T, 3) float64, the triangles of faces of any number of corners, one on each line below the vertices."""
     lines = [line.split() for line in body.splitlines() if line.strip()][vertices:]
     if len(lines) < faces:
         raise BadSample(f"it ends after {len(lines)} of {faces} faces")
@@ -96,7 +110,7 @@ def _fans(body: str, vertices: int, faces: int) -> np.ndarray:
         if len(corners) != count:
             raise BadSample(f"face {number} has {len(corners)} of its {count} corners")
         triangles += [(corners[0], *pair) for pair in itertools.pairwise(corners[1:])]
-    return np.array(triangles, dtype=np.int64).reshape(-1, 3)
+    return np.array(triangles, dtype=np.float64).reshape(-1, 3)
 
 
 def render(mesh: Mesh, azimuth: float, side: int, elevation: float = ELEVATION) -> np.ndarray:
@@ -132,18 +146,28 @@ def render(mesh: Mesh, azimuth: float, side: int, elevation: float = ELEVATION) 
 
 def _seen(mesh: Mesh, azimuth: float, elevation: float) -> np.ndarray:
     """(V, 3) vertices in the unit ball as the camera has them: right, up, towards it."""
-    used = mesh.vertices[np.unique(mesh.triangles)]
-    centre = (used.min(axis=0) + used.max(axis=0)) / 2
-    radius = np.linalg.norm(used - centre, axis=1).max()
+    centre, radius = _ball(mesh)
     turn, tilt = np.deg2rad(azimuth), np.deg2rad(elevation)
     right = np.array([np.cos(turn), np.sin(turn), 0])
     towards = np.array([np.sin(turn) * np.cos(tilt), -np.cos(turn) * np.cos(tilt), np.sin(tilt)])
     return (mesh.vertices - centre) / radius @ np.stack((right, np.cross(towards, right), towards), axis=1)
 
 
+def _ball(mesh: Mesh) -> tuple[np.ndarray, float]:
+    """The centre (3,) of the box around what is used of a mesh, and how far it reaches from there."""
+    used = mesh.vertices[np.unique(mesh.triangles)]
+    centre = (used.min(axis=0) + used.max(axis=0)) / 2
+    return centre, float(np.linalg.norm(used - centre, axis=1).max())
+
+
+def _normals(corners: np.ndarray) -> np.ndarray:
+    """(T, 3) of triangles with the corners (T, 3, 3): as long as twice their area."""
+    return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+
+
 def _shades(corners: np.ndarray) -> np.ndarray:
     """The grey of each triangle, (T,), of its corners (T, 3, 3)."""
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normal = _normals(corners)
     length = np.linalg.norm(normal, axis=1)
     light = np.array(LIGHT) / np.linalg.norm(LIGHT)
     return AMBIENT + (1 - AMBIENT) * np.abs(normal @ light) / np.where(length == 0, 1, length)

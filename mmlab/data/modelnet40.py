@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mmlab.data.base import MultimodalDataset, ProtocolName, Split, SplitName, Transform, refuse_existing
 from mmlab.data.image import IMAGENET_MEAN, IMAGENET_STD, RandomResizedCropFlip
 from mmlab.data.meshes import Mesh, read_off, render
 from mmlab.data.packing import BadSample, Packed, Sample, open_packed, pack
+from mmlab.data.pictures import read_picture
 from mmlab.errors import UserError, did_you_mean
 from mmlab.types import Classification, Modality
 
@@ -64,7 +65,7 @@ LAYOUTS = {
     "images": "<class>/<train|test>/<class>_<id>.obj.shaded_v<view>.png",
     "meshes": "<class>/<train|test>/<class>_<id>.off",
 }
-PICTURE = re.compile(r"(.+)\.obj\.shaded_v(\d{3})\.png")
+PICTURE = re.compile(r"(.+)\.obj\.shaded_v(\d{3})\.(?i:png)")
 
 
 class ModelNet40(MultimodalDataset):
@@ -209,6 +210,11 @@ class ModelNet40(MultimodalDataset):
         layout = dict.fromkeys(self.views, ((1, self.view_side, self.view_side), "uint8"))
         decode = self._read_pictures if self.source == "images" else self._render_mesh
         pack(self._folder, "ModelNet40", options, samples, layout, decode, workers)
+        packed = self._open()
+        for split, part in (("train", "training"), ("test", "test")):
+            absent = [name for name in classes if name not in packed.targets[packed.split == split]]
+            if absent:
+                print(f"No usable {part} object of {', '.join(absent)}.")
         if len(classes) < len(CLASSES):
             print(f"{len(classes)} of the {len(CLASSES)} classes are there: {', '.join(classes)}.")
 
@@ -293,9 +299,12 @@ class ModelNet40(MultimodalDataset):
                 objects = self._pictures(each / split) if self.source == "images" else _meshes(each / split)
                 samples += [Sample(name, split, each.name, files) for name, files in sorted(objects.items())]
         if not samples:
+            (other,) = set(FOLDERS) - {self.source}
+            there = self.root / FOLDERS[other]
+            hint = f" (for those in {there}, add --source {other})" if there.is_dir() else ""
             raise UserError(
-                f"{folder} holds no objects; put them there as {LAYOUTS[self.source]}, or point --root to the folder "
-                "above it."
+                f"{folder} holds no objects{hint}; put them there as {LAYOUTS[self.source]}, or point --root to the "
+                "folder above it."
             )
         return samples
 
@@ -303,11 +312,13 @@ class ModelNet40(MultimodalDataset):
         """By object, the files of its front and rear; an object that has neither is there with another view of its."""
         modality = {view: name for name, view in self.views.items()}
         objects: dict[str, dict[str, Path]] = {}
-        for file in sorted(folder.glob("[!.]*.png")):
+        for file in sorted(folder.glob("[!.]*")):
             parts = PICTURE.fullmatch(file.name)
             if parts is not None:
-                view = int(parts[2])
-                objects.setdefault(parts[1], {})[modality.get(view, "other")] = file
+                name = modality.get(int(parts[2]), "other")
+                # For a link to a file that is gone stands the folder: the object is then named as a bad one.
+                there = {name: file} if file.is_file() else {"other": folder}
+                objects.setdefault(parts[1], {}).update(there)
         return objects
 
     def _read_pictures(self, sample: Sample) -> dict[str, np.ndarray]:
@@ -323,7 +334,11 @@ class ModelNet40(MultimodalDataset):
 
 def _meshes(folder: Path) -> dict[str, dict[str, Path]]:
     """By object, the file that both of its views are rendered from."""
-    return {file.stem: {"front": file, "rear": file} for file in folder.glob("[!.]*.off")}
+    return {
+        file.stem: {"front": file, "rear": file}
+        for file in sorted(folder.glob("[!.]*"))
+        if file.suffix.lower() == ".off" and file.is_file()
+    }
 
 
 def _view(mesh: Mesh, number: int, side: int) -> np.ndarray:
@@ -332,16 +347,7 @@ def _view(mesh: Mesh, number: int, side: int) -> np.ndarray:
 
 def _grey(file: Path, side: int) -> np.ndarray:
     """(side, side) uint8 of a picture, resized with no regard to its proportions."""
-    try:
-        with Image.open(file, formats=("PNG",)) as image:
-            if image.mode[0] in "IF":  # conversion would cut 16-bit grey levels at 255
-                raise BadSample(f"{file.name} has more than 8 bits for each channel")
-            grey = image.convert("RGB").convert("L")
-    except UnidentifiedImageError as error:
-        raise BadSample(f"{file.name} is no PNG image") from error
-    # PIL raises SyntaxError on broken png files.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadSample(f"{file.name} can't be decoded: {error}") from error
+    grey = read_picture(file, file.name, ("PNG",), "L")
     return np.asarray(grey.resize((side, side), Image.Resampling.BILINEAR))
 
 

@@ -16,6 +16,7 @@ from mmlab.data.base import (
 )
 from mmlab.data.image import RandomCropFlip
 from mmlab.data.packing import BadSample, Packed, Sample, open_packed, pack
+from mmlab.data.pictures import read_picture
 from mmlab.errors import UserError, did_you_mean
 from mmlab.types import Classification, Modality
 
@@ -226,18 +227,10 @@ def _images(folder: Path, split: str) -> list[Sample]:
 
 
 def _decode(sample: Sample) -> dict[str, np.ndarray]:
-    from PIL import Image, UnidentifiedImageError
+    from PIL.Image import Resampling
 
-    try:
-        with Image.open(sample.files["rgb"], formats=("PNG", "JPEG")) as image:
-            if image.mode[0] in "IF":  # conversion would cut 16-bit grey levels at 255
-                raise BadSample("more than 8 bits for each channel")
-            both = image.convert("RGB")
-    except UnidentifiedImageError as error:
-        raise BadSample("no PNG or JPEG image") from error
-    # PIL raises SyntaxError on broken png files.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadSample(f"can't be decoded: {error}") from error
+    file = sample.files["rgb"]
+    both = read_picture(file, file.name, ("PNG", "JPEG"))
     width, height = both.size
     if width < 2:
         raise BadSample(f"{width} x {height} pixels can't be cut into two halves")
@@ -245,7 +238,7 @@ def _decode(sample: Sample) -> dict[str, np.ndarray]:
     square = (STORED_SIDE, STORED_SIDE)
     # Cut first: the resize must not blend one half into the other.
     return {
-        name: np.asarray(both.crop(box).resize(square, Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+        name: np.asarray(both.crop(box).resize(square, Resampling.BICUBIC)).transpose(2, 0, 1)
         for name, box in halves.items()
     }
 

@@ -18,7 +18,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ from mmlab.data.base import Split, SplitName, carve_validation
 from mmlab.errors import UserError
 
 FORMAT = 1
+_PICTURES = (".jpg", ".jpeg", ".png")
 _BLOCK = 32  # samples between two marks of progress: what a killed run loses, and what waits in memory to be written
 _SILENCE = 2.0  # seconds to wait for another process before saying so
 
@@ -46,7 +49,8 @@ class Sample:
         id: its name, unique within its split.
         split: the part of the data set it belongs to.
         target: its class, by name.
-        files: by modality, the file it is read from; a modality that the sample lacks has no entry.
+        files: by modality, the file it is read from, or the folder of pictures; a modality that the sample lacks has no
+            entry.
     """
 
     id: str
@@ -274,11 +278,26 @@ def _fingerprint(
     layout: Mapping[str, tuple[tuple[int, ...], str]],
 ) -> str:
     digest = hashlib.sha256(json.dumps([FORMAT, dataset, options, layout], sort_keys=True).encode())
+    state = cache(_state)  # samples may share files
     for sample in samples:
-        # Size and time tell a file that was replaced between two runs without reading it.
-        stats = {name: (file.name, file.stat().st_size, file.stat().st_mtime_ns) for name, file in sample.files.items()}
+        stats = {name: state(file) for name, file in sample.files.items()}
         digest.update(json.dumps([sample.id, sample.split, sample.target, stats], sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def _state(file: Path) -> tuple[str | int, ...]:
+    """What tells, without reading it, a file that was replaced between two runs; of a folder, any of its pictures."""
+    stat = file.stat()
+    if not S_ISDIR(stat.st_mode):
+        return file.name, stat.st_size, stat.st_mtime_ns
+    # The folder's own time doesn't change with what its files hold, but with files that nobody reads.
+    with os.scandir(file) as entries:
+        pictures = sorted(
+            (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
+            for entry in entries
+            if entry.name.lower().endswith(_PICTURES) and not entry.name.startswith(".") and entry.is_file()
+        )
+    return file.name, hashlib.sha256(json.dumps(pictures).encode()).hexdigest()
 
 
 def _decode_all(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +39,9 @@ class Sensor:
         return length, int(np.prod(self.window)) // length
 
     def sequence(self, window: np.ndarray) -> np.ndarray:
-        """A window as a sequence (T, D), float32."""
-        return np.moveaxis(window, self.time, 0).reshape(self.shape).astype(np.float32)
+        """A window as a sequence (T, D), float32; what is too large for that becomes infinite."""
+        with np.errstate(over="ignore"):
+            return np.moveaxis(window, self.time, 0).reshape(self.shape).astype(np.float32)
 
 
 class SensorDataset(MultimodalDataset, ABC):
@@ -50,7 +51,7 @@ class SensorDataset(MultimodalDataset, ABC):
 
     Args:
         root: folder of the subjects' folders and of the pack.
-        nodes: the numbers of the subjects that are used; all by default.
+        nodes: the number or the numbers of the subjects that are used; all by default.
         validation_share: of the training windows of each class that is carved off for validation.
         split_seed: of that draw.
         protocol: ``honest``, or ``official`` for selection on the test split.
@@ -65,8 +66,14 @@ class SensorDataset(MultimodalDataset, ABC):
     """The class of each label."""
 
     def __init__(
-        self, root: str, nodes: list[int] | None, validation_share: float, split_seed: int, protocol: ProtocolName
+        self,
+        root: str,
+        nodes: int | list[int] | None,
+        validation_share: float,
+        split_seed: int,
+        protocol: ProtocolName,
     ) -> None:
+        nodes = [nodes] if isinstance(nodes, int) else nodes
         if not 0 < validation_share < 1:
             raise UserError(f"validation_share is {validation_share}; choose a share between 0 and 1.")
         if nodes is not None and (not nodes or len(set(nodes)) < len(nodes)):
@@ -130,7 +137,7 @@ class SensorDataset(MultimodalDataset, ABC):
             UserError: if there are no arrays, they contradict themselves, or the pack can't be written.
         """
         folders = self._find()
-        samples, arrays = self._read(folders.values())
+        samples, arrays = self._read(folders)
 
         def decode(sample: Sample) -> dict[str, np.ndarray]:
             row = int(sample.id.rpartition("/")[2])
@@ -192,11 +199,13 @@ class SensorDataset(MultimodalDataset, ABC):
 
     def _find(self) -> dict[int, Path]:
         """The subjects' folders by number, in order."""
-        found = {
-            int(folder.name.removeprefix("node_")): folder
-            for folder in self.root.glob("node_*")
-            if folder.is_dir() and folder.name.removeprefix("node_").isdecimal()
-        }
+        found: dict[int, Path] = {}
+        for folder in sorted(self.root.glob("node_*")):
+            number = folder.name.removeprefix("node_")
+            if folder.is_dir() and number.isdecimal():
+                other = found.setdefault(int(number), folder)
+                if other != folder:
+                    raise UserError(f"{other} and {folder} are both node {int(number)}; rename or remove one of them.")
         if not found:
             raise UserError(
                 f"{self.root} holds no folder node_<number>; put the arrays of Harmony's release there, or point "
@@ -204,11 +213,11 @@ class SensorDataset(MultimodalDataset, ABC):
             )
         return dict(sorted(found.items()))
 
-    def _read(self, folders: Iterable[Path]) -> tuple[list[Sample], dict[Path, np.ndarray]]:
+    def _read(self, folders: Mapping[int, Path]) -> tuple[list[Sample], dict[Path, np.ndarray]]:
         """Every window as a sample, and the arrays that hold them, by file."""
         samples: list[Sample] = []
         arrays: dict[Path, np.ndarray] = {}
-        for folder in folders:
+        for node, folder in folders.items():
             for part in PARTS:
                 labels = self._labels(folder / f"y_{part}.npy")
                 files = {name: folder / sensor.file.format(part=part) for name, sensor in self.sensors.items()}
@@ -221,7 +230,7 @@ class SensorDataset(MultimodalDataset, ABC):
                             f"window for each label of y_{part}.npy; copy {folder} anew from its source."
                         )
                 samples += [
-                    Sample(f"{folder.name}/{part}/{row:05}", part, self.activities[label], files)
+                    Sample(f"node_{node}/{part}/{row:05}", part, self.activities[label], files)
                     for row, label in enumerate(labels)
                 ]
         if not samples:

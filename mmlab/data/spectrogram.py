@@ -15,6 +15,10 @@ from torchaudio.compliance.kaldi import get_mel_banks
 
 from mmlab.draws import Draws
 
+_LEAST = 1e-7  # is added before the logarithm of magnitude or density
+FLOOR = math.log(_LEAST)
+"""The smallest value of both log spectrograms, before they are standardised."""
+
 
 def waveform(raw: Tensor) -> Tensor:
     """Int16 samples as float32 in [-1, 1)."""
@@ -90,7 +94,7 @@ class LogSpectrogram:
         else:
             start = (draws.uniform("audio/window") * (self._spare + 1)).long().clamp(max=self._spare)
         window = raw.gather(1, start + self._steps)
-        scaled = (torch.log(self._magnitude(waveform(window)) + 1e-7) - self._mean) / self._std
+        scaled = (torch.log(self._magnitude(waveform(window)) + _LEAST) - self._mean) / self._std
         return (standardised(scaled) if self._standardise else scaled)[:, None]
 
 
@@ -111,7 +115,7 @@ def log_power_density(wave: Tensor, taper: Tensor) -> Tensor:
     density = spectrum.abs().square() / (16000 * taper.square().sum())
     # The inner bins stand for their negative frequencies too.
     density[:, :, 1:-1] *= 2
-    return torch.log(density + 1e-7).transpose(1, 2)
+    return torch.log(density + _LEAST).transpose(1, 2)
 
 
 def tukey(length: int, dtype: torch.dtype = torch.float32) -> Tensor:

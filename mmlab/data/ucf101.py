@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +16,7 @@ from mmlab.data.base import MultimodalDataset, ProtocolName, Split, SplitName, T
 from mmlab.data.image import RandomClipCropFlip
 from mmlab.data.optical_flow import dense_flow, flow_to_bytes, require_opencv, scale_flow_bytes
 from mmlab.data.packing import BadSample, Packed, Sample, open_packed, pack
+from mmlab.data.pictures import read_picture
 from mmlab.data.ucf101_twin import write_images, write_lists, write_videos
 from mmlab.data.video import count_frames, read_numbered_frames
 from mmlab.errors import UserError, did_you_mean
@@ -39,7 +43,8 @@ class UCF101(MultimodalDataset):
 
     - ``images``, the public pre-computed set: pictures ``<root>/jpegs_256/<video>/frame000001.jpg``, TV-L1 flow to the
       right ``<root>/tvl1_flow/u/<video>/frame000001.jpg`` and down ``<root>/tvl1_flow/v/<video>/frame000001.jpg``,
-      where a video is called ``v_<Class>_g<group>_c<clip>``;
+      where a video is called ``v_<Class>_g<group>_c<clip>``. All are numbered from 1 without a gap, with or without
+      zeros in front, and end in ``jpg`` or ``jpeg``;
     - ``videos``: ``<root>/UCF-101/<Class>/<video>.avi``. Flow is then computed at the stored size by OpenCV's DIS
       (medium preset) in place of TV-L1; numbers from both can't be compared. It is kept as TV-L1's usually is: 8 bits
       for -20 to 20 pixels.
@@ -52,15 +57,16 @@ class UCF101(MultimodalDataset):
     n // 2 - 5 of n flow images), each with 10 flow images and one picture, into ``<root>/packed-...``. What is larger
     or smaller than ``frame_side`` x ``frame_side`` * 340 / 256 is resized until it covers that, and cut at the centre;
     displacements are scaled with it. A picture is first brought to its flow's size. A video of fewer than 10 flow
-    images is repeated, each stream by itself. Videos that can't be decoded, lack one of their three folders, or have
-    another number of u than of v images or fewer pictures than flow images, are left out and named. A clip takes
-    23 * ``frame_side`` * width bytes (2.0 MB), so all videos take 80 GB by default, 27 GB with ``clips`` 1, 20 GB with
-    ``frame_side`` 128, and 7 GB with both. The three splits share a pack.
+    images is repeated, each stream by itself. Videos that can't be decoded, lack one of their three folders or a frame
+    between others, or have another number of u than of v images or fewer pictures than flow images, are left out and
+    named. A clip takes 23 * ``frame_side`` * width bytes (2.0 MB), so all videos take 80 GB by default, 27 GB with
+    ``clips`` 1, 20 GB with ``frame_side`` 128, and 7 GB with both. The three splits share a pack.
 
     Training draws one of the stored clips, a square window and a mirror image, the same for all its flow images and its
     picture; in the mirror u changes its sign. (The released code of DI-MML mirrors u without that and leaves v as it
     is, and it draws a place in the video and a picture of the clip once for all. Here the place is one of those stored,
     and the picture is always the same one of its clip.) Evaluation takes the middle clip's centre square.
+    As the clip is drawn on the device, a training batch takes all of them there: 16 videos of 3 clips are 96 MB.
 
     There is no official validation part: the honest protocol carves one from the training list by group (videos of one
     group show the same people and place), the official one validates on the test list, as the paper's code does.
@@ -166,7 +172,10 @@ class UCF101(MultimodalDataset):
         if self.protocol == "honest":
             groups = np.array([packed.ids[position].lower().rpartition("_c")[0] for position in train])
             train, validation = packed.carve(train, index, self.validation_share, self.split_seed, groups)
-        return packed.parts(train, validation, test, index)
+        parts = packed.parts(train, validation, test, index)
+        # Evaluation needs no more than the middle clip: a view of it spares the copy of the others.
+        middle = {name: array[:, self.clips // 2][:, None] for name, array in packed.arrays.items()}
+        return {name: part if name == "train" else replace(part, arrays=middle) for name, part in parts.items()}
 
     def prepare(self, workers: int = 1) -> None:
         """Decodes and packs every video of the two lists, or goes on where it was stopped.
@@ -352,7 +361,7 @@ class UCF101(MultimodalDataset):
                     f"There is no folder {folder}; put the pre-computed {name.removesuffix('_v')} images there as "
                     f"<video>/frame000001.jpg{other}."
                 )
-        entries = {name: _entries(folder) for name, folder in folders.items()}
+        entries = {name: _folders(folder) for name, folder in folders.items()}
         # Where a video's folder is missing, the one it should be in stands for it: putting it there changes that.
         return [
             Sample(video, "videos", target, {name: entries[name].get(video.lower(), folders[name]) for name in folders})
@@ -363,13 +372,15 @@ class UCF101(MultimodalDataset):
         folder = _child(self.root, VIDEO_FOLDER)
         if not folder.is_dir():
             raise UserError(f"There is no folder {folder}; put the videos there as <Class>/<video>.avi.")
-        files = {file.stem.lower(): file for file in sorted(folder.glob("*/*")) if file.suffix.lower() == ".avi"}
+        files = _by_name(file for file in folder.glob("*/*") if file.suffix.lower() == ".avi" and file.is_file())
         return [
-            Sample(video, "videos", target, dict.fromkeys(("flow", "rgb"), files.get(video.lower(), folder)))
+            Sample(video, "videos", target, dict.fromkeys(("flow", "rgb"), files.get(f"{video}.avi".lower(), folder)))
             for video, target in self._both_lists().items()
         ]
 
     def _decode_images(self, sample: Sample) -> dict[str, np.ndarray]:
+        from PIL.Image import Resampling
+
         for folder in sample.files.values():
             if folder.name.lower() != sample.id.lower():
                 raise BadSample(f"there is no {folder}/{sample.id}")
@@ -393,15 +404,16 @@ class UCF101(MultimodalDataset):
         pictures = []
         for place in places[:, self.rgb_frame]:
             image = _opened(rgb[place], "RGB")
-            pictures.append(_covering(image if image.size == size else image.resize(size), self._size))
+            sized = image if image.size == size else image.resize(size, Resampling.BILINEAR)
+            pictures.append(_covering(sized, self._size))
         return _stacked(places, flows, pictures)
 
     def _decode_video(self, sample: Sample) -> dict[str, np.ndarray]:
         from PIL import Image
 
         file = sample.files["rgb"]
-        if file.is_dir():
-            raise BadSample(f"there is no {file}/{sample.target}/{sample.id}.avi")
+        if file.name.lower() != f"{sample.id}.avi".lower():
+            raise BadSample(f"there is no file {file}/{sample.target}/{sample.id}.avi")
         steps = count_frames(file) - 1
         if steps < 1:
             raise BadSample("fewer than two frames, which have no flow")
@@ -465,32 +477,63 @@ def _covering(image: Image, wanted: tuple[int, int]) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + wanted[1], top + wanted[0])))
 
 
-def _opened(file: Path, mode: str) -> Image:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file, formats=("JPEG",)) as image:
-            return image.convert(mode)
-    except UnidentifiedImageError as error:
-        raise BadSample(f"{file.parent.name}/{file.name} is no JPEG image") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadSample(f"{file.parent.name}/{file.name} can't be decoded: {error}") from error
+def _opened(file: Path, mode: Literal["RGB", "L"]) -> Image:
+    return read_picture(file, f"{file.parent.name}/{file.name}", ("JPEG",), mode)
 
 
 def _pictures(folder: Path) -> list[Path]:
-    """The JPEG files of a folder, in the order of their names."""
-    files = (file for file in folder.iterdir() if file.suffix.lower() == ".jpg" and not file.name.startswith("."))
-    return sorted(files, key=lambda file: file.name.lower())
+    """The JPEG files of a folder, in the order of their numbers, which are 1 to their count."""
+    with os.scandir(folder) as entries:
+        names = [
+            entry.name
+            for entry in entries
+            if entry.name.lower().endswith((".jpg", ".jpeg")) and not entry.name.startswith(".") and entry.is_file()
+        ]
+    numbered = []
+    for name in names:
+        digits = re.search(r"(\d+)\.\w+$", name)
+        if digits is None:
+            raise BadSample(f"{name} in {folder.parent.name} has no number")
+        numbered.append((int(digits[1]), name))
+    numbered.sort()
+    for place, (number, name) in enumerate(numbered, 1):
+        if number > place:
+            raise BadSample(f"frame {place} is missing in {folder.parent.name}")
+        if number < place:
+            raise BadSample(f"{name} in {folder.parent.name} is one too many: frames are numbered from 1, each once")
+    return [folder / name for _, name in numbered]
 
 
-def _entries(folder: Path) -> dict[str, Path]:
-    return {each.name.lower(): each for each in folder.iterdir() if each.is_dir()}
+def _folders(folder: Path) -> dict[str, Path]:
+    return _by_name(each for each in folder.iterdir() if each.is_dir())
+
+
+def _by_name(paths: Iterable[Path]) -> dict[str, Path]:
+    """By their names in lower case; of two spellings, the one that isn't empty.
+
+    Raises:
+        UserError: if neither is.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(paths):
+        other = found.get(path.name.lower())
+        if other is None or _is_empty(other):
+            found[path.name.lower()] = path
+        elif not _is_empty(path):
+            raise UserError(f"{other} and {path} are two of one name, but for its case; remove one of them.")
+    return found
+
+
+def _is_empty(path: Path) -> bool:
+    if path.is_file():
+        return path.stat().st_size == 0
+    return all(each.name.startswith(".") for each in path.iterdir())
 
 
 def _child(folder: Path, path: str) -> Path:
     """The path below a folder, whatever the case of its parts; as it is given where there is none."""
     for part in path.split("/"):
-        entries = _entries(folder) if folder.is_dir() else {}
+        entries = _folders(folder) if folder.is_dir() else {}
         folder = entries.get(part.lower(), folder / part)
     return folder
 

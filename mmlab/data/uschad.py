@@ -25,7 +25,7 @@ class USCHAD(SensorDataset):
 
     Args:
         root: folder of the raw arrays and of the pack.
-        nodes: the numbers of the subjects that are used; all by default.
+        nodes: the number or the numbers of the subjects that are used; all by default.
         validation_share: of the training windows of each class that is carved off for validation.
         split_seed: of that draw.
         protocol: ``honest``, or ``official`` for selection on the test split.
@@ -53,7 +53,7 @@ class USCHAD(SensorDataset):
     def __init__(
         self,
         root: str = "data/uschad",
-        nodes: list[int] | None = None,
+        nodes: int | list[int] | None = None,
         validation_share: float = 0.1,
         split_seed: int = 0,
         protocol: ProtocolName = "honest",

@@ -5,25 +5,22 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
-from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
-from mmlab.data.base import MultimodalDataset, ProtocolName, Split, SplitName, Transform, refuse_existing
+from mmlab.data.base import ProtocolName, Split, SplitName, Transform, refuse_existing
 from mmlab.data.clips import (
     RATE,
     SAMPLES,
-    STORED_FRAMES,
-    clip_layout,
+    ClipDataset,
     decode_clip,
+    mp4_files,
     name_missing,
     read_list,
     synthetic_clip,
 )
-from mmlab.data.image import IMAGENET_MEAN, IMAGENET_STD, RandomResizedCropFlip
-from mmlab.data.packing import Packed, Sample, open_packed, pack
-from mmlab.data.spectrogram import LogSpectrogram
+from mmlab.data.packing import Sample
+from mmlab.data.spectrogram import FLOOR, LogSpectrogram
 from mmlab.data.video import write_video
 from mmlab.errors import UserError, did_you_mean
 from mmlab.types import Classification, Modality
@@ -32,14 +29,14 @@ LIST = "vggsound.csv"
 FEWEST_FRAMES = 4
 
 
-class VGGSound(MultimodalDataset):
+class VGGSound(ClipDataset):
     """VGGSound: 309 classes of sounds in about 200,000 clips of ten seconds (Chen et al., 2020).
 
     In ``root`` lie the published list ``vggsound.csv``, whose lines are ``YouTube id,start second,label,split`` (train
     or test), and the clips that you have: ``videos/<YouTube id>_<start second, six digits>.mp4``, or
     ``videos/<YouTube id>.mp4`` where the list has one clip of that video. Many videos are gone by now: listed clips
     without a file are counted and named in ``<root>/missing.txt``. The classes are all labels of the list, sorted
-    (our order).
+    (our order). Videos with clips in both train and test are counted and kept.
 
     ``mmlab prepare`` packs the first 10 s of sound (16 kHz mono, repeated where it is shorter) and 10 frames, evenly
     picked from the first frames of every second, into ``<root>/packed-<frame_side>px``. A clip takes 320,000 bytes of
@@ -74,29 +71,17 @@ class VGGSound(MultimodalDataset):
         split_seed: int = 0,
         protocol: ProtocolName = "honest",
     ) -> None:
-        if not 1 <= frames <= STORED_FRAMES:
-            raise UserError(f"frames is {frames}, but {STORED_FRAMES} are stored: choose 1 to {STORED_FRAMES}.")
-        if frame_side < 1 or image_size < 1:
-            raise UserError(f"frame_side is {frame_side} and image_size {image_size}; choose at least 1 pixel.")
         if not 0 < validation_share < 1:
             raise UserError(f"validation_share is {validation_share}; choose a share between 0 and 1.")
-        self.root = Path(root)
-        self.frames = frames
-        self.frame_side = frame_side
-        self.image_size = image_size
+        super().__init__(root, frames, frame_side, image_size, protocol)
         self.validation_share = validation_share
         self.split_seed = split_seed
-        self.protocol = protocol
         self._audio_transform = LogSpectrogram(SAMPLES, n_fft=256, hop=128, window_samples=5 * RATE)
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """``audio`` and ``visual``."""
-        visual = (3, self.frames, self.image_size, self.image_size)
-        return (
-            Modality("audio", "audio", self._audio_transform.shape),
-            Modality("visual", "frames", visual, IMAGENET_MEAN, IMAGENET_STD, 0.0, 255.0),
-        )
+        return Modality("audio", "audio", self._audio_transform.shape, low=FLOOR), self._visual
 
     @property
     def task(self) -> Classification:
@@ -109,8 +94,7 @@ class VGGSound(MultimodalDataset):
 
     def transforms(self) -> dict[str, Transform]:
         """Spectrograms; crops and flips of the frames."""
-        visual = RandomResizedCropFlip(self.image_size, IMAGENET_MEAN, IMAGENET_STD, frames=self.frames, draw="visual")
-        return {"audio": self._audio_transform, "visual": visual}
+        return {"audio": self._audio_transform, "visual": self._crops()}
 
     def splits(self) -> dict[SplitName, Split]:
         """Opens the pack; the protocol is applied here.
@@ -145,7 +129,7 @@ class VGGSound(MultimodalDataset):
         """
         listed = self._read()
         clips_of = Counter(name.rsplit("_", 1)[0] for name in listed)
-        files = {file.stem: file for file in (self.root / "videos").glob("*.mp4")}
+        files = {file.stem: file for file in mp4_files((self.root / "videos").glob("*"))}
         samples, missing = [], []
         for name, (label, split) in listed.items():
             video = name.rsplit("_", 1)[0]
@@ -164,14 +148,20 @@ class VGGSound(MultimodalDataset):
             return decode_clip(sample, self.frame_side, FEWEST_FRAMES)
 
         options = {
-            "frame_side": self.frame_side,
             "classes": sorted({label for label, _ in listed.values()}),
             "list_sha256": hashlib.sha256((self.root / LIST).read_bytes()).hexdigest(),
-            "synthetic": (self.root / "SYNTHETIC").exists(),
         }
-        pack(self._folder, "VGGSound", options, samples, clip_layout(self.frame_side), decode, workers)
-        vars(self).pop("_packed", None)
+        self._pack(options, samples, decode, workers)
         name_missing(self.root, missing, len(listed))
+        train, test = (
+            {name.rsplit("_", 1)[0] for name, (_, split) in listed.items() if split == part}
+            for part in ("train", "test")
+        )
+        if train & test:
+            print(
+                f"Videos with clips in both train and test, kept as listed: {len(train & test)} (first: "
+                f"{min(train & test)})."
+            )
 
     def write_synthetic(self) -> None:
         """Writes a list of four classes and its 4 s clips, all but one; stripes and pitch tell the class.
@@ -210,30 +200,18 @@ class VGGSound(MultimodalDataset):
             "synthetic": options["synthetic"],
         }
 
-    @property
-    def _folder(self) -> Path:
-        return self.root / f"packed-{self.frame_side}px"
-
-    @property
-    def _command(self) -> str:
-        size = "" if self.frame_side == 256 else f" --frame_side {self.frame_side}"
-        return f"mmlab prepare VGGSound --root {self.root}{size}"
-
-    @cached_property
-    def _packed(self) -> Packed:
-        return open_packed(self._folder, "VGGSound", self._command)
-
     def _read(self) -> dict[str, tuple[str, str]]:
         """By clip, ``<YouTube id>_<start second, six digits>``, its label and its split, in the order of the list."""
         file = self.root / LIST
         lines = read_list(file, "put the published list there, or point --root to its folder")
         clips: dict[str, tuple[str, str]] = {}
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            # One line at a time: a quote that is never closed must not swallow the lines below.
-            (row,) = csv.reader([line])
+        for number, line in lines.items():
             place = f"{file}, line {number}"
+            try:
+                # One line at a time: a quote that is never closed must not swallow the lines below.
+                (row,) = csv.reader([line])
+            except csv.Error as error:
+                raise UserError(f"{place}: this is no line of a CSV file ({error}); correct it.") from error
             if len(row) != 4:
                 raise UserError(
                     f"{place}: {len(row)} columns where four are expected; write id,start,label,split, a label with "
@@ -245,6 +223,8 @@ class VGGSound(MultimodalDataset):
                     f"{place}: the start {start!r} is no whole number of seconds; correct it (the list has no header "
                     "line)."
                 )
+            if not label:
+                raise UserError(f"{place}: the label is empty; write id,start,label,split.")
             if split not in ("train", "test"):
                 hint = did_you_mean(split, ("train", "test"))
                 raise UserError(f"{place}: unknown split {split!r}{hint}; use train or test.")
@@ -252,4 +232,6 @@ class VGGSound(MultimodalDataset):
             if name in clips:
                 raise UserError(f"{place}: the clip {name} is listed already; remove one of the lines.")
             clips[name] = (label, split)
+        if len({label for label, _ in clips.values()}) < 2:
+            raise UserError(f"{file} has clips of one label only, but two or more are needed; add others.")
         return clips

@@ -90,6 +90,19 @@ def test_leaks_can_be_dropped(twin: str) -> None:
     assert (kept.details()["variant"], dropped.details()["variant"]) == (None, "without leaks")
 
 
+def test_videos_in_validation_and_test_are_reported_and_can_be_dropped(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add(copy, (copy / "testSet.txt").read_text().splitlines()[1], "valSet.txt")
+    kept, dropped = (AVE(root=str(copy), leaks=leaks, **SMALL) for leaks in ("keep", "drop"))
+    kept.prepare()
+    out = capsys.readouterr().out
+    assert "Validation videos that are test videos too, kept as published unless leaks is drop: 1 (test-_0001)." in out
+    assert set(kept.splits()["val"].ids) - set(dropped.splits()["val"].ids) == {"test-_0001"}
+    assert len(dropped.splits()["val"]) == 8
+    assert dropped.splits()["test"].digest() == kept.splits()["test"].digest()
+
+
 def test_the_official_protocol_selects_on_the_test_list(twin: str) -> None:
     splits = AVE(root=twin, protocol="official", **SMALL).splits()
     assert len(splits["train"]) == 26
@@ -216,6 +229,30 @@ def test_absent_videos_are_named(copy: Path, capsys: pytest.CaptureFixture[str])
     shutil.rmtree(copy / "AVE")
     with pytest.raises(UserError, match="holds none of the listed videos"):
         data.prepare()
+
+
+def test_other_endings_and_links_to_nowhere(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    videos = copy / "AVE"
+    (videos / "train-_0101.mp4").rename(videos / "train-_0101.MP4")
+    (videos / "train-_0102.mp4").unlink()
+    (videos / "train-_0102.mp4").symlink_to("gone.mp4")
+    AVE(root=str(copy), **SMALL).prepare()
+    assert "no video of 1 of the 47 listed clips (first: train-_0102)" in capsys.readouterr().out
+
+
+def test_spaces_in_lists_do_not_count(copy: Path) -> None:
+    shutil.copy(copy / "AVE" / "train-_0100.mp4", copy / "AVE" / "spaced.mp4")
+    add(copy, " Bark & spaced &good& 0 & 3 ")
+    data = AVE(root=str(copy), **SMALL)
+    data.prepare()
+    train = data.splits()["train"]
+    assert train.targets[train.ids.index("spaced")] == 2
+
+
+def test_an_empty_list_is_refused(copy: Path) -> None:
+    (copy / "valSet.txt").write_text("\n")
+    with pytest.raises(UserError, match=r"valSet.txt is empty; copy it anew from its source"):
+        AVE(root=str(copy), **SMALL).prepare()
 
 
 @pytest.mark.parametrize(

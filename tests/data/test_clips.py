@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmlab.data.clips import evenly, name_missing, read_list, repeated
+from mmlab.data.clips import evenly, mp4_files, name_missing, read_list, repeated
 from mmlab.data.packing import BadSample
 from mmlab.errors import UserError
 
@@ -35,13 +35,26 @@ def test_frames_are_picked_evenly() -> None:
 
 
 def test_lists_are_text(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\n")
-    assert read_list(tmp_path / "list.txt", "") == ["one", "two"]
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfone\r\n \r\ntwo\n")
+    assert read_list(tmp_path / "list.txt", "") == {1: "one", 3: "two"}
+    (tmp_path / "list.txt").write_text(" \n\n")
+    with pytest.raises(UserError, match=r"list.txt is empty; copy it anew"):
+        read_list(tmp_path / "list.txt", "")
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"list.txt is no UTF-8 text"):
         read_list(tmp_path / "list.txt", "")
     with pytest.raises(UserError, match=r"absent.txt can't be read .*; put it there\."):
         read_list(tmp_path / "absent.txt", "put it there")
+
+
+def test_mp4_files_are_found_in_any_case(tmp_path: Path) -> None:
+    for name in ("b.MP4", "a.mp4", "c.mp4.part", "mp4"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "broken.mp4").symlink_to("gone.mp4")
+    (tmp_path / "link.mp4").symlink_to("a.mp4")
+    assert [path.name for path in mp4_files(tmp_path.glob("*"))] == ["a.mp4", "b.MP4", "link.mp4"]
+    assert mp4_files((tmp_path / "absent").glob("*")) == []
 
 
 def test_missing_clips_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -443,3 +443,15 @@ def test_a_draw_at_the_bound_blanks_nothing():
 def test_salt_and_pepper_leaves_sound_alone():
     bounded = dataclasses.replace(AUDIO, high=4.0)
     assert Corruption("salt_and_pepper", (IMAGE, bounded)).touched == ("image",)
+
+
+def test_noise_does_not_shift_flow():
+    flow = Modality("flow", "flow", (2, 3, 16, 16), (127.5,), (1.0,), 0.0, 255.0, noise=1.0)
+    clean = torch.full((64, *flow.shape), 0.5)
+    batch = Batch({"flow": clean}, torch.zeros(64), torch.ones(64, 1, dtype=torch.bool), torch.arange(64))
+    noisy = Corruption("gaussian", (flow,))(batch, 1.0, 0).inputs["flow"]
+    noise = (noisy - clean)[changed_rows(clean, noisy)]
+    # 20,000 draws or more: a standard error of 0.007.
+    assert noise.numel() / 2 > 20_000
+    assert abs(noise.mean()) < 0.03
+    assert abs(noise.std() - 1) < 0.03

@@ -126,7 +126,7 @@ def test_absent_and_broken_images_are_left_out_and_named(copy: Path) -> None:
     assert {entry["id"]: entry["reason"].split(":")[0] for entry in meta["bad"]} == {
         "3": "there is no image data/3.jpg",
         "4": "data/4.jpg can't be decoded",
-        "5": "data/5.jpg can't be decoded",
+        "5": "data/5.jpg is no JPEG or PNG or GIF or BMP or WEBP image",
         "6": f"there is no image {'x' * 80}...",
         "7": "there is no image data/7.jpg",
     }
@@ -150,13 +150,13 @@ def test_the_content_tells_the_format_not_the_name(tmp_path: Path) -> None:
         picture.save(tmp_path / f"{kind}.jpg", format=kind)
         assert np.abs(read_image(tmp_path, f"{kind}.jpg")[:, 9, 9] - np.array([255, 0, 0])).max() < 5
     picture.save(tmp_path / "eps.jpg", format="EPS")  # whose decoding would start another program
-    with pytest.raises(BadSample, match=r"eps.jpg can't be decoded: it is none of JPEG, PNG, GIF, BMP, WEBP"):
+    with pytest.raises(BadSample, match=r"eps.jpg is no JPEG or PNG or GIF or BMP or WEBP image"):
         read_image(tmp_path, "eps.jpg")
 
 
 def test_an_unknown_image_format_is_a_bad_sample(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
-    with pytest.raises(BadSample, match=r"a.png can't be decoded"):
+    with pytest.raises(BadSample, match=r"a.png is no JPEG or PNG or"):
         read_image(tmp_path, "a.png")
 
 

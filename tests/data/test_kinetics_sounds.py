@@ -83,6 +83,38 @@ def test_a_public_validation_folder_is_used_where_there_is_a_test_folder(copy: P
     assert set(splits["test"].targets.tolist()) == {2}
 
 
+def test_other_endings_and_links_to_nowhere(copy: Path) -> None:
+    folder = copy / "videos" / "train" / "bowling"
+    first, second, *_ = sorted(folder.iterdir())
+    first.rename(first.with_suffix(".MP4"))
+    second.unlink()
+    second.symlink_to("gone.mp4")
+    data = KineticsSounds(root=str(copy), protocol="official", **SMALL)
+    data.prepare()
+    ids = data.splits()["train"].ids
+    assert first.stem in ids
+    assert second.stem not in ids
+    assert len(ids) == 23
+
+
+def test_one_clip_in_two_files_is_refused(copy: Path) -> None:
+    folder = copy / "videos" / "train"
+    file = sorted((folder / "bowling").iterdir())[0]
+    shutil.copy(file, folder / "blowing nose")
+    with pytest.raises(UserError, match=r"have the name of one clip; remove one of them"):
+        KineticsSounds(root=str(copy), **SMALL).prepare()
+
+
+@pytest.mark.parametrize("audio", ["stft", "fbank"])
+def test_the_least_that_the_encoders_hear(audio: str) -> None:
+    data = KineticsSounds(audio=audio)  # type: ignore[arg-type]
+    modality = data.modalities[0]
+    (mean,), (std,) = modality.mean, modality.std
+    silence = data.transforms()["audio"](torch.zeros(1, 160_000, dtype=torch.int16), None) * std + mean
+    assert silence.min().item() == pytest.approx(modality.low, abs=1e-4)
+    assert KineticsSounds(audio="density").modalities[0].low is None
+
+
 @pytest.mark.parametrize(("audio", "shape"), [("stft", (129, 626)), ("fbank", (128, 1024)), ("density", (257, 1004))])
 def test_what_the_encoders_see(twin: str, audio: str, shape: tuple[int, int]) -> None:
     data = KineticsSounds(root=twin, audio=audio, frames=2, **SMALL)  # type: ignore[arg-type]
@@ -201,3 +233,5 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         data.prepare()
     with pytest.raises(UserError, match="frames is 11, but 10 are stored"):
         KineticsSounds(frames=11)
+    with pytest.raises(UserError, match="frame_side is 0 and image_size 224; choose at least 1 pixel"):
+        KineticsSounds(frame_side=0)

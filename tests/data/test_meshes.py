@@ -45,6 +45,7 @@ def test_triangles_polygons_colours_and_comments_give_the_same_triangles(tmp_pat
     assert np.array_equal(mixed.triangles, triangles.triangles)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -62,6 +63,13 @@ def test_triangles_polygons_colours_and_comments_give_the_same_triangles(tmp_pat
         ("OFF\n3 1 0\n0 0 nan\n1 0 0\n0 1 0\n3 0 1 2\n", "not finite"),
         ("OFF\n3 1 0\n0 0 x\n1 0 0\n0 1 0\n3 0 1 2\n", "something else than numbers"),
         ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3.5 0 1 2\n", "no list of whole numbers"),
+        (f"OFF\n5 1 0\n{CORNERS}3 0 1.7 2\n", "face 0 is no list of whole numbers"),
+        (f"OFF\n5 1 0\n{CORNERS}3 0 1 1e200\n", "names vertex 1e.200"),
+        (f"OFF\n5 1 0\n{CORNERS}4 0 1 2 {10**30}\n", "names vertex 1e.30"),
+        ("OFF\n3 1 0\n0 0 1e200\n1 0 0\n0 1 0\n3 0 1 2\n", "lie too far apart"),
+        ("OFF\n3 1 0\n0 0 1e308\n1 0 -1e308\n0 1 0\n3 0 1 2\n", "lie too far apart"),
+        ("OFF\n3 2 0\n0.1 0.7 0\n0.2 1.4 0\n0.3 2.1 0\n3 0 1 2\n3 2 1 0\n", "no face has an area"),
+        (f"OFF\n5 1 0\n{CORNERS}3 0 1 1\n", "no face has an area"),
     ],
 )
 def test_broken_files_are_bad_samples(tmp_path: Path, text: str, reason: str) -> None:

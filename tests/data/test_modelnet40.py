@@ -184,6 +184,9 @@ def test_bad_pictures_are_left_out_and_named(raw: Path) -> None:
     picture(folder, "chair_0005", 7).write_bytes(b"JFIF and so on")
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(picture(folder, "chair_0006", 1))
     picture(folder, "chair_0007", 12).unlink()  # not one of the two
+    for number in range(1, 13):
+        picture(folder, "chair_0008", number).unlink()
+        picture(folder, "chair_0008", number).symlink_to("gone.png")
     (folder / "._chair_0008.obj.shaded_v001.png").write_bytes(b"left by a file manager")
     data = ModelNet40(root=str(raw), **SMALL)
     data.prepare(workers=2)
@@ -194,9 +197,10 @@ def test_bad_pictures_are_left_out_and_named(raw: Path) -> None:
         "chair_0004": "chair_0004.obj.shaded_v001.png can't be decoded",
         "chair_0005": "chair_0005.obj.shaded_v007.png is no PNG image",
         "chair_0006": "chair_0006.obj.shaded_v001.png has more than 8 bits for each channel",
+        "chair_0008": "there is no chair_0008.obj.shaded_v001.png, its front",
     }
     splits = data.splits()
-    assert len(splits["train"]) + len(splits["val"]) == 24
+    assert len(splits["train"]) + len(splits["val"]) == 23
 
 
 def test_bad_meshes_are_left_out_and_named(raw: Path) -> None:
@@ -211,6 +215,39 @@ def test_bad_meshes_are_left_out_and_named(raw: Path) -> None:
         "lamp_0012": "it doesn't begin with OFF and the numbers of vertices and faces",
     }
     assert len(data.splits()["test"]) == 10
+
+
+def test_other_endings_and_links_to_nowhere(raw: Path) -> None:
+    file = picture(raw / PICTURES / "chair" / "train", "chair_0001", 1)
+    file.rename(file.with_suffix(".PNG"))
+    folder = raw / MESHES / "chair" / "train"
+    (folder / "chair_0001.off").rename(folder / "chair_0001.OFF")
+    (folder / "chair_0002.off").unlink()
+    (folder / "chair_0002.off").symlink_to("gone.off")
+    for source, objects in (("images", 30), ("meshes", 29)):
+        data = ModelNet40(root=str(raw), source=source, protocol="official", **SMALL)  # type: ignore[arg-type]
+        data.prepare()
+        assert not bad(raw, source)
+        assert "chair_0001" in data.splits()["train"].ids
+        assert len(data.splits()["train"]) == objects
+
+
+def test_classes_without_test_objects_are_said(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(raw / PICTURES / "chair" / "test")
+    for file in (raw / PICTURES / "lamp" / "test").glob("*v007.png"):
+        file.unlink()
+    ModelNet40(root=str(raw), **SMALL).prepare()
+    out = capsys.readouterr().out
+    assert "No usable test object of chair, lamp." in out
+    assert "training object" not in out
+
+
+@pytest.mark.parametrize(("source", "other"), [("images", "meshes"), ("meshes", "images")])
+def test_the_other_source_is_named(raw: Path, mmlab: Command, source: str, other: str) -> None:
+    folders = {"images": raw / PICTURES, "meshes": raw / MESHES}
+    shutil.rmtree(folders[source])
+    said = mmlab(f"prepare ModelNet40 --root {raw} --source {source}", code=2)
+    assert f"holds no objects (for those in {folders[other]}, add --source {other}); put them there as" in said
 
 
 def test_wrong_raw_folders_are_said(raw: Path) -> None:

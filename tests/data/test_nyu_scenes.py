@@ -168,9 +168,9 @@ def test_bad_images_are_left_out_and_named(raw: Path, capsys: pytest.CaptureFixt
     assert "4 bad ones are left out and named in pack.json (first: kitchen/0000.png: " in capsys.readouterr().out
     bad = json.loads((raw / "packed-256px" / "pack.json").read_text())["bad"]
     assert {entry["id"]: entry["reason"].split(":")[0] for entry in bad} == {
-        "kitchen/0000.png": "can't be decoded",
-        "kitchen/0001.png": "no PNG or JPEG image",
-        "kitchen/0002.png": "more than 8 bits for each channel",
+        "kitchen/0000.png": "0000.png can't be decoded",
+        "kitchen/0001.png": "0001.png is no PNG or JPEG image",
+        "kitchen/0002.png": "0002.png has more than 8 bits for each channel",
         "kitchen/0003.png": "1 x 8 pixels can't be cut into two halves",
     }
     splits = data.splits()

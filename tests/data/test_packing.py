@@ -271,3 +271,34 @@ def test_a_folder_of_another_data_set_is_neither_opened_nor_replaced(tmp_path: P
     with pytest.raises(UserError, match="holds Toy, not Other"):
         pack(tmp_path / "p", "Other", {}, samples, LAYOUT, decode)
     assert open_packed(tmp_path / "p", "Toy", "mmlab prepare Toy").meta["dataset"] == "Toy"
+
+
+def test_a_folder_is_told_by_its_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "raw" / "clip"
+    folder.mkdir(parents=True)
+    for number in (1, 2):
+        (folder / f"{number}.JPG").write_text(str(number))
+    samples = [Sample("a", "train", "even", {"audio": folder, "image": folder})]
+
+    def count(_: Sample) -> dict[str, np.ndarray]:
+        return {"audio": np.zeros(4, np.int16), "image": np.zeros((3, 2, 2), np.uint8)}
+
+    def packed_again() -> bool:
+        pack(tmp_path / "p", "Toy", {}, samples, LAYOUT, count)
+        return "is prepared already" not in capsys.readouterr().out
+
+    assert packed_again()
+    assert not packed_again()
+    for name in (".DS_Store", "Thumbs.db", "._1.jpg", "notes.txt"):
+        (folder / name).write_text("?")
+    (folder / "sub.jpg").mkdir()
+    assert not packed_again()
+    before = folder.stat().st_mtime_ns
+    (folder / "2.JPG").write_text("other")
+    assert folder.stat().st_mtime_ns == before
+    assert packed_again()
+    (folder / "1.JPG").rename(folder / "3.JPG")
+    assert packed_again()
+    (folder / "4.png").write_text("4")
+    assert packed_again()
+    assert not packed_again()

@@ -78,6 +78,7 @@ def test_a_choice_of_subjects(twins: Path, mmlab: Command) -> None:
     assert {name.split("/")[0] for split in splits.values() for name in split.ids} == {"node_2"}
     assert len(splits["test"]) == 24
     assert "train: 36 samples" in mmlab(f"prepare USCHAD --root {twins / 'USCHAD'} --nodes [1]")
+    assert "train: 36 samples" in mmlab(f"prepare USCHAD --root {twins / 'USCHAD'} --nodes 1")
     with pytest.raises(UserError, match=r"has no node 100, but 1, 2; .* run: mmlab prepare USCHAD --root"):
         of(USCHAD, twins, nodes=[100]).splits()
     with pytest.raises(UserError, match=r"nodes is \[1, 1\]; name each subject once"):
@@ -186,6 +187,29 @@ def test_subjects_come_in_the_order_of_their_numbers(raw: Path) -> None:
     data.prepare()
     assert data.splits()["test"].ids[0] == "node_2/test/00000"
     assert USCHAD(root=str(raw), nodes=[10]).splits()["test"].ids[0] == "node_10/test/00000"
+
+
+def test_numbers_of_subjects_may_have_zeros_before_them(raw: Path) -> None:
+    (raw / "node_1").rename(raw / "node_01")
+    data = USCHAD(root=str(raw), nodes=[1])
+    data.prepare()
+    assert data.splits()["test"].ids[0] == "node_1/test/00000"
+    shutil.copytree(raw / "node_01", raw / "node_1")
+    with pytest.raises(UserError, match=r"node_01 and .*node_1 are both node 1; rename or remove one of them"):
+        data.prepare()
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_too_large_to_be_stored_are_no_finite_numbers(raw: Path) -> None:
+    file = raw / "node_1" / "x_train_2.npy"
+    values = np.load(file).astype(np.float64)
+    values[3, 1, 7] = 1e200
+    np.save(file, values)
+    USCHAD(root=str(raw)).prepare()
+    bad = json.loads((raw / "packed" / "pack.json").read_text())["bad"]
+    assert [(entry["id"], entry["reason"]) for entry in bad] == [
+        ("node_1/train/00003", "the gyroscope holds values that are no finite numbers")
+    ]
 
 
 @pytest.mark.parametrize(

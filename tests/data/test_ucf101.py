@@ -173,7 +173,7 @@ def test_the_official_normalisation_is_that_of_the_test_pictures(twin: Path) -> 
     data = UCF101(root=str(twin), normalisation="official", **SMALL)
     raw = data.splits()["test"].__getitems__([0, 1]).inputs["rgb"]
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (RGB_TEST_MEAN, RGB_TEST_STD))
-    torch.testing.assert_close(data.transforms()["rgb"](raw, None), (raw[:, 1, :, 4:28, 9:33] - mean) / std)
+    torch.testing.assert_close(data.transforms()["rgb"](raw, None), (raw[:, 0, :, 4:28, 9:33] - mean) / std)
 
 
 def test_plain_videos_give_flow_and_pictures(tmp_path: Path) -> None:
@@ -184,26 +184,38 @@ def test_plain_videos_give_flow_and_pictures(tmp_path: Path) -> None:
     data.write_synthetic()
     broken = root / "UCF-101" / "Archery" / "v_Archery_g01_c01.avi"
     broken.write_bytes(b"no video")
-    (root / "UCF-101" / "YoYo" / "v_YoYo_g01_c01.avi").unlink()
+    gone, folder = (root / "UCF-101" / "YoYo" / f"v_YoYo_g{group:02}_c01.avi" for group in (1, 4))
+    gone.unlink()
+    gone.symlink_to("gone.avi")
+    folder.unlink()
+    folder.mkdir()
+    twice = root / "UCF-101" / "archery" / "v_archery_g02_c01.avi"
+    twice.parent.mkdir()
+    twice.touch()
     data.prepare(workers=2)
-    assert len(data.splits()["test"]) == 14
+    assert len(data.splits()["test"]) == 13
     packed = open_packed(root / "packed-videos-32px-1clips-rgb6", "UCF101", "")
     reasons = {entry["id"]: entry["reason"] for entry in packed.meta["bad"]}
     assert reasons["v_Archery_g01_c01"].startswith("can't be decoded")
-    assert "there is no" in reasons["v_YoYo_g01_c01"]
+    for file in (gone, folder):
+        assert reasons[file.stem] == f"there is no file {file}"
+    assert len(reasons) == 3
     for label, name in enumerate(CLASSES):
         row = packed.rows[packed.ids.index(f"v_{name}_g02_c01")]
         pixels = (packed.arrays["flow"][row].astype(float) - 127.5) * 40 / 255
         inside = np.median(pixels[..., 6:-6, 8:-8], axis=(0, 2, 3, 4))
         np.testing.assert_allclose(inside, np.array(STEPS[label]) * 2 / 3, atol=0.35)
     assert data.details()["variant"] == "split 1, DIS flow"
+    twice.write_bytes(b"something")
+    with pytest.raises(UserError, match=r"Archery/v_Archery_g02_c01.avi and .*archery/v_archery_g02_c01.avi are two"):
+        data.prepare()
     with pytest.raises(UserError, match=r"no folder .*jpegs_256; .*, or add --source videos to use .*UCF-101"):
         UCF101(root=str(root), **SMALL).prepare()
 
 
 def test_bad_videos_are_left_out_and_named(few: Path) -> None:
     u, v, rgb = few / "tvl1_flow" / "u", few / "tvl1_flow" / "v", few / "jpegs_256"
-    (v / "v_Archery_g02_c01" / "frame000001.jpg").unlink()
+    (v / "v_Archery_g02_c01" / "frame000010.jpg").unlink()
     shutil.rmtree(rgb / "v_Archery_g02_c02")
     (u / "v_Archery_g03_c01" / "frame000003.jpg").write_bytes(b"no picture")
     frames(rgb / "v_HandStandPushups_g02_c01", (64, 48), [9, 9], "RGB")
@@ -225,6 +237,101 @@ def test_bad_videos_are_left_out_and_named(few: Path) -> None:
     frames(rgb / "v_Archery_g02_c02", (64, 48), [9] * 13, "RGB")
     data.prepare()
     assert len(data.splits()["train"]) == 2
+
+
+def test_a_repaired_picture_is_packed_and_other_files_are_not_looked_at(
+    few: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = few / "tvl1_flow" / "u" / "v_Archery_g03_c01" / "frame000003.jpg"
+    whole = file.read_bytes()
+    file.write_bytes(b"no picture")
+    data = UCF101(root=str(few), **SMALL)
+    data.prepare()
+    assert "Packed 7 samples" in capsys.readouterr().out
+    folder_time = file.parent.stat().st_mtime_ns
+    file.write_bytes(whole)
+    assert file.parent.stat().st_mtime_ns == folder_time
+    data.prepare()
+    assert "Packed 8 samples" in capsys.readouterr().out
+    (file.parent / ".DS_Store").write_bytes(b"left by a file manager")
+    (file.parent / "._frame000003.jpg").write_bytes(b"left by a file manager")
+    data.prepare()
+    assert "is prepared already" in capsys.readouterr().out
+
+
+def test_pictures_are_ordered_by_their_numbers(few: Path) -> None:
+    levels = [10 + 8 * number for number in range(13)]
+    for stream, count, mode in (("tvl1_flow/u", 12, "L"), ("tvl1_flow/v", 12, "L"), ("jpegs_256", 13, "RGB")):
+        folder = few / stream / "v_Archery_g02_c01"
+        frames(folder, (42, 32), levels[:count], mode)
+        for number, file in enumerate(sorted(folder.iterdir()), 1):
+            file.rename(folder / f"frame{number}.jpeg")
+    UCF101(root=str(few), **SMALL).prepare()
+    flow, rgb = row_of(few, "v_Archery_g02_c01")
+    np.testing.assert_allclose(flow[1, 0].mean(axis=(1, 2)), levels[1:11], atol=1.5)
+    np.testing.assert_allclose(rgb[1].mean(), levels[7], atol=1.5)
+
+
+def test_frames_that_are_not_numbered_from_1_without_a_gap_are_bad(few: Path) -> None:
+    u, v, rgb = few / "tvl1_flow" / "u", few / "tvl1_flow" / "v", few / "jpegs_256"
+    (u / "v_Archery_g02_c01" / "frame000003.jpg").unlink()
+    (rgb / "v_Archery_g02_c02" / "frame000005.jpg").unlink()
+    (rgb / "v_Archery_g02_c02" / "frame000005.jpg").symlink_to("gone.jpg")
+    (v / "v_Archery_g03_c01" / "frame000010.jpg").rename(v / "v_Archery_g03_c01" / "frame4.jpg")
+    (v / "v_HandStandPushups_g02_c01" / "frame000010.jpg").rename(v / "v_HandStandPushups_g02_c01" / "frame0.jpg")
+    (u / "v_HandStandPushups_g02_c02" / "frame000010.jpg").rename(u / "v_HandStandPushups_g02_c02" / "last.jpg")
+    UCF101(root=str(few), **SMALL).prepare()
+    reasons = {entry["id"]: entry["reason"] for entry in open_packed(few / PACK, "UCF101", "").meta["bad"]}
+    assert reasons == {
+        "v_Archery_g02_c01": "frame 3 is missing in u",
+        "v_Archery_g02_c02": "frame 5 is missing in jpegs_256",
+        "v_Archery_g03_c01": "frame4.jpg in v is one too many: frames are numbered from 1, each once",
+        "v_HandstandPushups_g02_c01": "frame0.jpg in v is one too many: frames are numbered from 1, each once",
+        "v_HandstandPushups_g02_c02": "last.jpg in u has no number",
+    }
+
+
+def test_of_two_spellings_of_a_folder_the_one_that_holds_something_is_read(few: Path) -> None:
+    u = few / "tvl1_flow" / "u"
+    # On either side of the folder in the order of names.
+    for name in ("v_ARCHERY_g02_c01", "v_archery_g02_c01"):
+        (u / name).mkdir()
+        (u / name / ".DS_Store").write_bytes(b"left by a file manager")
+    data = UCF101(root=str(few), **SMALL)
+    data.prepare()
+    assert not open_packed(few / PACK, "UCF101", "").meta["bad"]
+    shutil.copy(u / "v_Archery_g02_c01" / "frame000001.jpg", u / "v_archery_g02_c01")
+    with pytest.raises(UserError, match=r"u/v_Archery_g02_c01 and .*u/v_archery_g02_c01 are two of one name"):
+        data.prepare()
+
+
+def test_pictures_are_brought_to_the_size_of_the_flow_bilinearly(few: Path) -> None:
+    for stream, count, size, mode in (
+        ("tvl1_flow/u", 10, (42, 32), "L"),
+        ("tvl1_flow/v", 10, (42, 32), "L"),
+        ("jpegs_256", 11, (90, 70), "RGB"),
+    ):
+        frames(few / stream / "v_Archery_g02_c01", size, [128] * count, mode)
+    edges = np.zeros((70, 90, 3), np.uint8)
+    edges[:, 40:] = 200
+    file = few / "jpegs_256" / "v_Archery_g02_c01" / "Frame000007.JPG"
+    Image.fromarray(edges).save(file)
+    UCF101(root=str(few), **SMALL).prepare()
+    with Image.open(file) as image:
+        expected = np.asarray(image.resize((42, 32), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(row_of(few, "v_Archery_g02_c01")[1][0], expected.transpose(2, 0, 1))
+
+
+def test_evaluation_reads_the_middle_clip_only(twin: Path) -> None:
+    data = UCF101(root=str(twin), **SMALL)
+    splits, packed = data.splits(), open_packed(twin / PACK, "UCF101", "")
+    for part in ("val", "test"):
+        batch = splits[part].__getitems__([3, 0])
+        rows = splits[part].rows[[3, 0]]
+        for name, transform in data.transforms().items():
+            whole = torch.from_numpy(packed.arrays[name][rows])
+            assert batch.inputs[name].shape == (2, 1, *whole.shape[2:])
+            assert torch.equal(transform(batch.inputs[name], None), transform(whole, None))
 
 
 @pytest.mark.parametrize(

@@ -98,12 +98,36 @@ def test_files_that_are_named_by_their_video_alone(copy: Path) -> None:
     assert not train & missing
 
 
+def test_other_endings_and_links_to_nowhere(copy: Path) -> None:
+    videos = copy / "videos"
+    (videos / "train-_0001_000010.mp4").rename(videos / "train-_0001_000010.MP4")
+    (videos / "train-_0002_000020.mp4").unlink()
+    (videos / "train-_0002_000020.mp4").symlink_to("gone.mp4")
+    data = VGGSound(root=str(copy), protocol="official", **SMALL)
+    data.prepare()
+    assert "train-_0001_000010" in data.splits()["train"].ids
+    assert (copy / "missing.txt").read_text().split() == ["train-_0002_000020", "gone-_00000_000030"]
+
+
+def test_videos_in_train_and_test_are_said(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = VGGSound(root=str(copy), **SMALL)
+    data.prepare()
+    assert "both train and test" not in capsys.readouterr().out
+    add(copy, "train-_0001,50,dog barking,test")
+    data.prepare()
+    assert (
+        "Videos with clips in both train and test, kept as listed: 1 (first: train-_0001)." in capsys.readouterr().out
+    )
+
+
 def test_what_the_encoders_see(twin: str) -> None:
     data = VGGSound(root=twin, **SMALL)
     batch = data.splits()["train"].__getitems__([3, 1])
     audio, visual = data.modalities
     assert (audio.name, audio.kind, audio.shape) == ("audio", "audio", (1, 129, 626))
     assert (visual.name, visual.kind, visual.shape) == ("visual", "frames", (3, 3, 16, 16))
+    silence = data.transforms()["audio"](torch.zeros(1, 160_000, dtype=torch.int16), None)
+    assert silence.unique().item() == pytest.approx(audio.low, abs=1e-5)
     for modality in data.modalities:
         transform = data.transforms()[modality.name]
         for draws in (None, Draws(0, 0, batch.index)):
@@ -170,12 +194,24 @@ def test_a_stopped_prepare_goes_on(copy: Path, monkeypatch: pytest.MonkeyPatch) 
         ('x,3,"dog barking,train', "2|3 columns where four are expected"),
         ("x,3,dog barking,tset", "line 38: unknown split 'tset' .did you mean 'test'"),
         ("train-_0000,0,dog barking,test", "line 38: the clip train-_0000_000000 is listed already"),
+        ("x,3, ,train", "line 38: the label is empty"),
+        pytest.param(f"x,3,{'a' * 200_000},train", "line 38: this is no line of a CSV file .*; correct it", id="long"),
     ],
 )
 def test_the_list_is_checked(copy: Path, line: str, message: str) -> None:
     add(copy, line)
     with pytest.raises(UserError, match=message):
         VGGSound(root=str(copy), **SMALL).prepare()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("\n", "vggsound.csv is empty; copy it anew"), ("x,3,dog barking,train\n", "vggsound.csv has clips of one label")],
+)
+def test_a_list_without_classes_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "vggsound.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        VGGSound(root=str(tmp_path), **SMALL).prepare()
 
 
 def test_an_empty_split_is_refused(copy: Path) -> None:
@@ -200,7 +236,7 @@ def test_what_is_missing_is_said(tmp_path: Path, twin: str) -> None:
         _ = data.task
     with pytest.raises(UserError, match=r"vggsound.csv can't be read .*; put the published list there"):
         data.prepare()
-    add(tmp_path, "x,3,dog barking,train")
+    add(tmp_path, "x,3,dog barking,train\ny,3,rain,test")
     with pytest.raises(UserError, match=r"videos holds none of the clips of vggsound.csv"):
         data.prepare()
     with pytest.raises(UserError, match="frames is 0, but 10 are stored"):

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "experiments").glob("*.yaml"))
 BY_NAME = pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])

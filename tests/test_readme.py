@@ -161,9 +161,26 @@ def test_paths_exist() -> None:
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
 
 
-@pytest.mark.parametrize("name", ["results", "robustness"])
-def test_results_tables(mmlab, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    found = re.search(rf"<!-- {name}: mmlab (.*?) -->\n(.*?)<!-- end of {name} -->", TEXT, re.DOTALL)
-    assert found is not None
+TABLES = [
+    (file.name, *found)
+    for file in (ROOT / "README.md", ROOT / "docs" / "results.md")
+    for found in re.findall(
+        r"<!-- (\w+): mmlab (.*?) -->\n(.*?)<!-- end of \1 -->", file.read_text(encoding="utf-8"), re.DOTALL
+    )
+]
+
+
+@pytest.mark.parametrize(("file", "name", "command", "printed"), TABLES, ids=[" ".join(table[:2]) for table in TABLES])
+def test_results_tables(
+    mmlab, monkeypatch: pytest.MonkeyPatch, file: str, name: str, command: str, printed: str
+) -> None:
     monkeypatch.chdir(ROOT)
-    assert mmlab(found[1]).strip() == found[2].strip()
+    assert mmlab(command).strip() == printed.strip()
+
+
+def test_there_are_tables() -> None:
+    assert {table[:2] for table in TABLES} == {
+        ("README.md", "results"),
+        ("results.md", "results"),
+        ("results.md", "robustness"),
+    }

@@ -134,6 +134,8 @@ class ERLMR(Method):
             raise UserError(f"ERLMR's Pareto weights need the phase term, but mmc is {mmc}: set weighting to fixed.")
         if weighting == "pareto" and lam is not None:
             raise UserError(f"ERLMR uses lam {lam} only with weighting fixed: set weighting to fixed or leave lam out.")
+        if mmc == "off" and lam is not None:
+            raise UserError(f"ERLMR has no use for lam {lam} with mmc off: leave lam out, or set mmc to another.")
         if lam is not None and not (math.isfinite(lam) and lam >= 0):
             raise UserError(f"ERLMR can't have lam {lam}: it is the weight of the MMC loss, give 0 or more.")
         if not 0 <= dropout < 1:

@@ -168,6 +168,8 @@ class UDML(Method):
             raise UserError(f"UDML's reliance_momentum is {reliance_momentum}: give 0 or more and less than 1.")
         if noise_epoch < 0:
             raise UserError(f"UDML's noise_epoch is {noise_epoch}: give 0 or more.")
+        if not estimator and dynamic_epoch is not None:
+            raise UserError("UDML has no use for dynamic_epoch with estimator false: leave dynamic_epoch out.")
         self.dynamic_epoch = noise_epoch + 10 if dynamic_epoch is None else dynamic_epoch
         if self.dynamic_epoch < noise_epoch:
             raise UserError(
@@ -189,6 +191,8 @@ class UDML(Method):
             )
         if self.measure == "off" and initial_reliance is not None:
             raise UserError("UDML has no use for initial_reliance with reliance off: leave initial_reliance out.")
+        if self.measure == "off" and reliance_momentum > 0:
+            raise UserError("UDML has no use for reliance_momentum with reliance off: leave reliance_momentum out.")
         initial = [1.0] * len(names) if initial_reliance is None else initial_reliance
         if len(initial) != len(names) or not all(math.isfinite(d) and d > 0 for d in initial):
             raise UserError(

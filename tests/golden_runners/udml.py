@@ -1,8 +1,9 @@
 """What UDML's reference numbers mean: noise, divergence, reliance, weights and fusion, training steps.
 
-What a case is about shows in its inputs. Modalities are told by the names ``feat_<m>``, or are audio and visual. Maps
-of the visual stream hold a clip's frames one after another along the batch. A number that is the same for all samples
-may stand alone.
+What a case is about shows in its inputs. Modalities are told by the names ``feat_<m>``, or of training steps
+``eps_<m>``, in this order; the inputs of a step are called as the modality is, those of audio and visual ``spec`` and
+``image``. Maps hold a clip's frames one after another along the batch. The layers of a sum come in the order of the
+modalities, whatever their names. A number that is the same for all samples may stand alone.
 """
 
 from typing import Any
@@ -19,9 +20,9 @@ from mmlab.methods.udml import UDML
 from mmlab.types import Batch, Classification, DataSpec, Modality
 
 Tree = dict[str, Any]
+STREAMS = {"audio": "spec", "visual": "image"}
 FUSED_LAYERS = {
     "concat": {"classifier": "fc_out"},
-    "sum": {"classifiers.0": "fc_x", "classifiers.1": "fc_y"},
     "gated": {"gate": "fc_x", "projections.0": "fc_y", "classifier": "fc_out"},
 }
 
@@ -30,7 +31,7 @@ def run(document: Tree, case: str) -> Tree:
     inputs, hyper = document["inputs"][case], document["hyper"]
     if "params" in inputs:
         return steps(inputs, hyper.get(case, hyper), document["outputs"][case])
-    if "est_audio" in inputs:
+    if any(key.startswith("est_") for key in inputs):
         return fusion(inputs, hyper)
     if "mu" in inputs:
         return divergence(inputs)
@@ -96,7 +97,7 @@ class AtEpoch(UDML):
     def draws(self, batch: Batch) -> Any:
         return self
 
-    def normal(self, name: str, count: int) -> Tensor:
+    def field(self, name: str, count: int) -> Tensor:
         recorded: Tensor = self.eps[name.removeprefix("sample_")]
         assert recorded.numel() % count == 0
         return recorded
@@ -107,13 +108,14 @@ class AtEpoch(UDML):
 
 def build(names: list[str], samples: int, widths: list[int], classes: int, inputs: Tree, hyper: Tree) -> AtEpoch:
     modalities = tuple(Modality(name, "image", (width, 2, 2)) for name, width in zip(names, widths, strict=True))
+    cycle = hyper.get("cycle_epoch", 50)
     spec = DataSpec("Golden", modalities, Classification(tuple(map(str, range(classes)))), train_size=samples)
     method = AtEpoch(
         spec.to_dict(),
         inputs.get("fusion", "concat"),
         initial_reliance=[inputs[f"dep_{name}"] for name in names],
-        noise_epoch=hyper.get("cycle_epoch", 50),
-        dynamic_epoch=hyper.get("weights_start_epoch", 60),
+        noise_epoch=cycle,
+        dynamic_epoch=hyper.get("weights_start_epoch", cycle + 10),
         gamma=hyper.get("gamma", 0.0),
         beta=hyper.get("beta", 0.0),
         noise_weight=hyper.get("noise_weight", 0.1),
@@ -137,12 +139,19 @@ def set_to(method: nn.Module, values: dict[str, Any]) -> None:
             own[name].copy_(torch.tensor(value).view_as(own[name]))
 
 
-def fused_layers(fusion: str) -> dict[str, str]:
-    return {
-        f"{ours}.{part}": f"{theirs}.{part}"
-        for ours, theirs in FUSED_LAYERS[fusion].items()
-        for part in ("weight", "bias")
-    }
+def fused_layers(fusion: str, parameters: Tree) -> dict[str, str]:
+    """Each of our head's parameters as theirs, whose names ``parameters`` has."""
+    if fusion == "sum":
+        theirs = dict.fromkeys(name.rpartition(".")[0] for name in parameters)
+        layers = {f"classifiers.{m}": layer for m, layer in enumerate(theirs)}
+    else:
+        layers = FUSED_LAYERS[fusion]
+    return {f"{ours}.{part}": f"{layer}.{part}" for ours, layer in layers.items() for part in ("weight", "bias")}
+
+
+def class_count(fusion: str, parameters: Tree) -> int:
+    """How many there are: as many as the head's last layer has biases."""
+    return len(parameters[list(fused_layers(fusion, parameters).values())[-1]])
 
 
 def fusion(inputs: Tree, hyper: Tree) -> Tree:
@@ -158,9 +167,9 @@ def fusion(inputs: Tree, hyper: Tree) -> Tree:
     )
     kind = inputs["fusion"]
     parameters = inputs["fusion_params"]
-    last = "fc_x.bias" if kind == "sum" else "fc_out.bias"
-    method = build(names, len(label), [maps[name].shape[2] for name in names], len(parameters[last]), inputs, hyper)
-    set_to(method.fusion, {ours: parameters[theirs] for ours, theirs in fused_layers(kind).items()})
+    widths = [maps[name].shape[2] for name in names]
+    method = build(names, len(label), widths, class_count(kind, parameters), inputs, hyper)
+    set_to(method.fusion, {ours: parameters[theirs] for ours, theirs in fused_layers(kind, parameters).items()})
     estimated = {
         "w1": "hidden.weight",
         "b1": "hidden.bias",
@@ -191,10 +200,10 @@ def fusion(inputs: Tree, hyper: Tree) -> Tree:
     return found
 
 
-def layout(method: AtEpoch, kind: str) -> dict[str, tuple[str, slice | None]]:
+def layout(method: AtEpoch, fused: dict[str, str]) -> dict[str, tuple[str, slice | None]]:
     """Each of their parameters as ours, or as a part of ours along the first axis."""
     every: dict[str, tuple[str, slice | None]] = {
-        f"fusion.{theirs}": (f"fusion.{ours}", None) for ours, theirs in fused_layers(kind).items()
+        f"fusion.{theirs}": (f"fusion.{ours}", None) for ours, theirs in fused.items()
     }
     for name in method.spec.names:
         for theirs, ours in (("0", "hidden"), ("2", "output")):
@@ -210,16 +219,17 @@ def layout(method: AtEpoch, kind: str) -> dict[str, tuple[str, slice | None]]:
 
 
 def steps(inputs: Tree, hyper: Tree, outputs: Tree) -> Tree:
-    names, parameters = ["audio", "visual"], inputs["params"]
+    names = [key.removeprefix("eps_") for key in inputs if key.startswith("eps_")]
+    parameters = inputs["params"]
     label = torch.tensor(inputs["label"])
     widths = [len(parameters[f"{name}.mu.0.bias"]) for name in names]
     kind = inputs.get("fusion", "concat")
-    last = "fusion.fc_x.bias" if kind == "sum" else "fusion.fc_out.bias"
-    method = build(names, label.numel(), widths, len(parameters[last]), inputs, hyper)
+    head = {key.removeprefix("fusion."): value for key, value in parameters.items() if key.startswith("fusion.")}
+    method = build(names, label.numel(), widths, class_count(kind, head), inputs, hyper)
     for name, width in zip(names, widths, strict=True):
         _, channels, *_ = torch.tensor(parameters[f"{name}.mu.0.weight"]).shape
         method.gaussians[name].convolution = nn.Conv2d(channels, 2 * width, kernel_size=1, dtype=torch.float64)
-    places = layout(method, kind)
+    places = layout(method, fused_layers(kind, head))
     own = dict(method.named_parameters()) | dict(method.named_buffers())
     with torch.no_grad():
         for theirs, (ours, where) in places.items():
@@ -239,11 +249,11 @@ def steps(inputs: Tree, hyper: Tree, outputs: Tree) -> Tree:
     method.decide = lambda *given: decisions.append(decide(*given)) or decisions[-1]  # type: ignore[method-assign]
     means, stds = {}, {}
     for step, target in enumerate(label):
-        sound, pictures = torch.tensor(inputs["spec"][step]), torch.tensor(inputs["image"][step])
-        sound = sound[:, None] if sound.dim() == 3 else sound
+        streams = {name: torch.tensor(inputs[STREAMS.get(name, name)][step]) for name in names}
+        streams = {name: each[:, None] if each.dim() == 3 else each for name, each in streams.items()}
         present = torch.ones(size, len(names), dtype=torch.bool)
         index = torch.arange(step * size, (step + 1) * size)
-        batch = Batch({"audio": sound, "visual": pictures}, target, present, index)
+        batch = Batch(streams, target, present, index)
         method.eps = {name: torch.tensor(inputs[f"eps_{name}"][step]) for name in names}
         running = {name: buffer.clone() for name, buffer in method.named_buffers() if "running" in name}
         means, stds = method.represent(batch.inputs, present)

@@ -15,7 +15,7 @@ TEXT = Modality("text", "text", (2, 7))
 
 
 def noisy(modality, raw, level, epoch=0):
-    """Normalised inputs and what noise of a level makes of them, both in raw units."""
+    """Normalised inputs, what noise of a level makes of them, and the same in raw units."""
     behind = 0 if modality.kind in ("vector", "sequence") else len(modality.shape) - 1
     mean, std = (torch.tensor(each).view(-1, *[1] * behind) for each in (modality.mean, modality.std))
     clean = (torch.as_tensor(raw, dtype=torch.float32).expand(8, *modality.shape) - mean) / std
@@ -26,9 +26,11 @@ def noisy(modality, raw, level, epoch=0):
 
 @pytest.mark.parametrize("modality", [AUDIO, IMAGE, FLOW, FREE, VECTOR, SEQUENCE])
 def test_level_1_is_the_same_bits(modality):
-    clean, changed, _ = noisy(modality, 100.3, 1)
-    assert torch.equal(clean, changed)
-    assert not torch.equal(*noisy(modality, 100.3, 2)[:2])
+    clean = torch.randn(8, *modality.shape, generator=torch.Generator().manual_seed(0))
+    levels = torch.tensor([1, 2, 1, 11, 1, 1, 5, 1], dtype=torch.uint8)
+    draws = Draws(3, 0, torch.arange(8))
+    changed = ControlledNoise((modality,))({modality.name: clean}, levels[:, None], draws)[modality.name]
+    assert torch.equal((changed == clean).flatten(1).all(dim=1), levels == 1)
 
 
 @pytest.mark.parametrize("level", [2, 6, 10])
@@ -107,7 +109,16 @@ def test_samples_epochs_and_modalities_have_noise_of_their_own():
     twin = Modality("twin", "audio", AUDIO.shape)
     inputs = {"audio": torch.zeros(8, *AUDIO.shape), "twin": torch.zeros(8, *AUDIO.shape)}
     both = ControlledNoise((AUDIO, twin))(inputs, torch.full((8, 2), 5), Draws(3, 0, torch.arange(8)))
-    assert not torch.allclose(both["audio"] * 2, both["twin"])
+    # Deviations of 5 in units of 2 and of 1.
+    assert not torch.allclose(both["audio"] * 2, both["twin"], atol=1e-3)
+    assert both["twin"].std() == pytest.approx(5, rel=0.05)
+
+
+@pytest.mark.parametrize("samples", [1, 3, 7, 1001])
+def test_of_an_odd_number_the_smaller_half_is_clean(samples):
+    # With so many modalities, nothing but the half has level 1 throughout.
+    levels = draw_levels(samples, 40, seed=4)
+    assert (levels == 1).all(dim=1).sum() == samples // 2
 
 
 @pytest.mark.parametrize("samples", [1000, 1001])

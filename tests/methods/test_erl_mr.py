@@ -309,6 +309,7 @@ def test_other_widths_are_brought_to_one():
         (2, {"mmc": "unimodal"}, "set weighting to fixed"),
         (2, {"lam": 1.0}, "leave lam out"),
         (2, {"lam": -1.0, "weighting": "fixed"}, "give 0 or more"),
+        (2, {"lam": 1.0, "weighting": "fixed", "mmc": "off"}, "leave lam out"),
         (2, {"dropout": 1.0}, "dropout 1.0"),
         (2, {"mapping": False, "mmc": "off", "weighting": "fixed", "pre_norm": True}, "pre_norm"),
     ],

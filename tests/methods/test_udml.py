@@ -1,6 +1,7 @@
 import copy
 import csv
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from mmlab.backbones.config import BackboneConfig, Backbones
 from mmlab.draws import Draws
 from mmlab.errors import UserError
+from mmlab.methods.controlled_noise import draw_levels
 from mmlab.methods.udml import FUSIONS, UDML
 from mmlab.types import Classification, DataSpec, Modality, Regression
 from tests.methods.toy import batch, check, spec
@@ -62,7 +64,7 @@ def largest_gradient(loss, module):
         *((3, NOW | {"fusion": fusion, "reliance": "dropout"}) for fusion in ("concat", "sum")),
         (3, {}),
         (2, {"noise_epoch": 0}),
-        (2, NOW | {"estimator": False}),
+        (2, {"noise_epoch": 0, "estimator": False}),
         (2, NOW | {"reliance": "off"}),
         (3, NOW | {"gamma": 0.0, "beta": 0.0, "noise_weight": 0.0, "reliance_momentum": 0.9}),
     ],
@@ -376,6 +378,31 @@ def test_a_linear_estimator_with_dropout_in_training_only(monkeypatch):
     assert seen[2:] == [None, None]
 
 
+def test_estimators_start_near_level_1_for_all_samples():
+    for estimator in build(spec(2)).estimators.values():
+        for layer in (estimator.hidden, estimator.output):
+            fans = layer.in_features + layer.out_features
+            assert layer.weight.std().item() == pytest.approx((2 / fans) ** 0.5, rel=0.15)
+            assert (layer.bias == 0).all()
+        spread = torch.rand(50, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        assert (estimator(0 * spread, None) == 0).all()
+        assert estimator(spread, None).abs().max() < 2
+
+
+def test_the_uncertainty_is_the_squared_predicted_level():
+    data = spec(2)
+    method = build(data, **NOW)
+    with torch.no_grad():
+        for estimator, level in zip(method.estimators.values(), (3.0, 7.0), strict=True):
+            estimator.output.weight.zero_()
+            estimator.output.bias.fill_(2 * math.log(level))
+    samples = doubled(batch(data))
+    off = torch.tensor([3.0, 7.0]).double() - method.levels_of(samples)
+    torch.testing.assert_close(method.losses(samples)["level"], off.square().mean(dim=0).sum())
+    prediction = method.eval()(samples.inputs, samples.present)
+    torch.testing.assert_close(prediction.uncertainty, torch.tensor([[9.0, 49.0]]).double().expand(6, 2))
+
+
 def test_backbones_without_maps_and_with_a_grid():
     modalities = (Modality("motion", "sequence", (2, 5)), Modality("image", "image", (3, 32, 32)))
     data = DataSpec("Toy", modalities, Classification(("a", "b", "c")), train_size=20)
@@ -428,6 +455,8 @@ def test_text_has_level_1():
         (2, {"initial_reliance": [1.0]}, "each of audio, visual"),
         (2, {"initial_reliance": [1.0, 0.0]}, "each of audio, visual"),
         (2, {"initial_reliance": [1.0, 2.0], "reliance": "off"}, "leave initial_reliance out"),
+        (2, {"reliance_momentum": 0.5, "reliance": "off"}, "leave reliance_momentum out"),
+        (2, {"dynamic_epoch": 60, "estimator": False}, "leave dynamic_epoch out"),
     ],
 )
 def test_what_cannot_be_is_refused(modalities, options, sentence):
@@ -452,6 +481,17 @@ def test_it_fits_keeps_its_state_and_is_tested(mmlab, tiny):
     assert (state["reliance"] != torch.tensor([32.0, 10.0])).all()
     rows = rows_of("run")
     assert float(rows[0]["train/level"]) < 1 < 10 < float(rows[1]["train/level"])  # clean, then noisy
+
+
+def test_levels_are_those_of_the_run_s_seed(mmlab, tiny):
+    short = f"fit --model UDML --wandb.mode off {tiny} --trainer.max_epochs 1 --trainer.limit_train_batches 1 "
+    levels = []
+    for run, seed in (("a", 3), ("b", 3), ("c", 4)):
+        mmlab(f"{short} --test false --seed {seed} --run_dir {run}")
+        levels.append(torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"]["levels"])
+    assert torch.equal(levels[0], levels[1])
+    assert not torch.equal(levels[0], levels[2])
+    assert torch.equal(levels[0], draw_levels(96, 2, seed=3))
 
 
 def test_a_run_that_is_too_short_says_so(mmlab, tiny, recwarn):

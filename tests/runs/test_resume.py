@@ -24,6 +24,7 @@ GUIDED = f"--model MNL --model.fusion qmf --model.ranking corrected_margin {EPOC
 PREDICTED = f"--model PDF {EPOCHS}"
 MAPPED = f"--model ERLMR {EPOCHS}"
 MODULATED = f"--model OGMGE {EPOCHS}"
+NOISY = f"--model UDML --model.noise_epoch 1 --model.dynamic_epoch 2 {EPOCHS}"
 
 
 def in_a_process_of_its_own(action: Callable[[], object]) -> int:
@@ -77,6 +78,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
         pytest.param(PREDICTED, 2, 9, 0, id="PDF, mid-epoch"),
         pytest.param(MAPPED, 2, 9, 0, id="ERLMR, mid-epoch"),
         pytest.param(MODULATED, 2, 9, 0, id="OGMGE, mid-epoch"),
+        pytest.param(NOISY, 2, 3, 0, id="UDML, before the noise"),
+        pytest.param(NOISY, 2, 9, 0, id="UDML, with noise"),
     ],
 )
 def test_killed_run_resumes_to_the_same_bits(mmlab, tiny, whole, method, every: int, step: int, workers: int) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from mmlab.backbones.config import NO_OVERRIDES, Backbones, Choice, widths
 from mmlab.errors import UserError
-from mmlab.fusion.joint import ConcatFusion
+from mmlab.fusion.joint import ConcatFusion, FiLMFusion, GatedFusion, SumFusion
 from mmlab.fusion.late import fuse
 from mmlab.losses.duc import class_means, class_sums, duc_loss, effective_dims, nearest_hits, one_sided_dims
 from mmlab.losses.late_fusion import mean_over
@@ -34,6 +34,7 @@ from mmlab.methods.base import Method, OptimizerFactory, SchedulerFactory, Stage
 from mmlab.types import Batch, Prediction
 
 ISOLATED, FUSION = "isolated", "fusion"
+FUSIONS = {"concat": ConcatFusion, "sum": SumFusion, "film": FiLMFusion, "gated": GatedFusion}
 
 
 class DIMML(Method):
@@ -42,7 +43,8 @@ class DIMML(Method):
     The first stage, ``isolated``, has the Trainer's epochs, its checkpoints are selected by the certainty-weighted
     heads of the modalities alone; the second, ``fusion``, trains the head on all features.
 
-    Ours, since the released code has two complete modalities: with more, every ordered pair teaches and learns.
+    Ours, since the released code has two complete modalities of equal width: with more, every ordered pair teaches and
+    learns; of unequal widths, each gets a linear layer to the largest, and what follows takes that for its features.
     A loss is averaged over the samples that have its modalities (the fused head's over complete samples). A sample that
     lacks a modality is classified without that modality's head and without the fused head.
 
@@ -57,6 +59,8 @@ class DIMML(Method):
             augmentation otherwise, as in the released code.
         certainty_temperature: tau2, of the heads' weights; the released runs have 1 for CREMA-D and UCF101, 3 for AVE
             and ModelNet40.
+        fusion: the head of the second stage, concat in the released runs; sum, film and gated are those of joint
+            training.
         fusion_epochs: of the second stage.
         encoders_from: which epoch of the first stage the second starts from: the last one, as in the released code, or
             the best on validation.
@@ -66,8 +70,7 @@ class DIMML(Method):
         scheduler: makes the schedule from the optimiser; stepped once an epoch; none by default.
 
     Raises:
-        UserError: if the data set has only one modality, the encoders' features differ in width, or an option doesn't
-            fit.
+        UserError: if the data set has only one modality, or an option doesn't fit.
     """
 
     dims: Tensor
@@ -82,6 +85,7 @@ class DIMML(Method):
         shared_weight: float = 1.0,
         split_on_eval_transform: bool = False,
         certainty_temperature: float = 1.0,
+        fusion: Literal["concat", "sum", "film", "gated"] = "concat",
         fusion_epochs: int = 20,
         encoders_from: Literal["last", "best"] = "last",
         backbone: Choice = "small_conv",
@@ -103,13 +107,11 @@ class DIMML(Method):
             raise UserError(
                 f"DIMML's fusion_epochs is {fusion_epochs}, but the fused head must be trained: give 1 or more."
             )
-        sizes, outputs = widths(self.encoders), self.spec.task.outputs
-        if len(set(sizes.values())) > 1:
-            each = ", ".join(f"{name} {width}" for name, width in sizes.items())
-            raise UserError(
-                f"DIMML compares features dimension by dimension, so all encoders must be equally wide, but they are "
-                f"{each}: choose backbones of one width (--model.backbones)."
-            )
+        own, outputs = widths(self.encoders), self.spec.task.outputs
+        width = max(own.values())
+        # Dimensions are compared with one another.
+        unequal = len(set(own.values())) > 1
+        self.projections = nn.ModuleDict({name: nn.Linear(size, width) for name, size in own.items() if unequal})
         self.duc_temperature = duc_temperature
         self.duc_start_epoch = duc_start_epoch
         self.duc_weight = duc_weight
@@ -118,27 +120,30 @@ class DIMML(Method):
         self.certainty_temperature = certainty_temperature
         self.fusion_epochs = fusion_epochs
         self.encoders_from = encoders_from
-        width = next(iter(sizes.values()))
-        self.heads = nn.ModuleDict({name: nn.Linear(width, outputs) for name in sizes})
+        self.heads = nn.ModuleDict({name: nn.Linear(width, outputs) for name in own})
         self.shared_head = nn.Linear(width, outputs)
-        self.fused_head = ConcatFusion(sizes, outputs)
-        nn.init.xavier_normal_(self.fused_head.classifier.weight)
-        nn.init.zeros_(self.fused_head.classifier.bias)
+        self.fused_head = FUSIONS[fusion](dict.fromkeys(own, width), outputs)
+        for layer in self.fused_head.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_normal_(layer.weight)
+                nn.init.zeros_(layer.bias)
         # Teacher, student, dimension; and whether they have been judged already.
-        self.register_buffer("dims", torch.zeros(len(sizes), len(sizes), width, dtype=torch.bool))
+        self.register_buffer("dims", torch.zeros(len(own), len(own), width, dtype=torch.bool))
         self.register_buffer("split_done", torch.tensor(False))
 
     def stages(self) -> list[Stage]:
         """Encoders with the modalities' and the shared head, then the fused head alone."""
         return [
-            Stage(ISOLATED, trains=("encoders", "heads", "shared_head"), keep=self.encoders_from),
+            Stage(ISOLATED, trains=("encoders", "projections", "heads", "shared_head"), keep=self.encoders_from),
             Stage(FUSION, epochs=self.fusion_epochs, trains=("fused_head",)),
         ]
 
     def encode(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Features (B, D) of each modality in the heads' precision: logits in half precision would make ties."""
         precision = self.shared_head.weight.dtype
-        return {name: features.to(precision) for name, features in super().encode(inputs).items()}
+        features = {name: feature.to(precision) for name, feature in super().encode(inputs).items()}
+        with torch.autocast(self.shared_head.weight.device.type, enabled=False):
+            return features | {name: layer(features[name]) for name, layer in self.projections.items()}
 
     def forward(self, inputs: dict[str, Tensor], present: Tensor) -> Prediction:
         """Adds the logits of all heads, the more certain ones with more weight.

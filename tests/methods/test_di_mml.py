@@ -13,7 +13,7 @@ from mmlab.backbones.config import BackboneConfig, Backbones
 from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.data.keypad import Keypad
 from mmlab.errors import UserError
-from mmlab.methods.di_mml import DIMML, certainty_weights
+from mmlab.methods.di_mml import DIMML, FUSIONS, certainty_weights
 from tests.methods.toy import batch, check, spec
 from tests.runs.test_ddp import in_two_processes
 from tests.runs.test_resume import in_a_process_of_its_own
@@ -239,11 +239,31 @@ def test_the_second_stage_learns_from_complete_samples():
     torch.testing.assert_close(method.losses(samples)["loss"], expected)
 
 
+@pytest.mark.parametrize("stage", [0, 1])
+def test_other_widths_are_brought_to_one_in_the_first_stage(stage):
+    data = spec(3)
+    samples = batch(data, samples=8)
+    method = made(data, stage, duc_start_epoch=0, backbones=Backbones(visual=BackboneConfig(width=8)))
+    prediction = check(method, samples)
+    assert {feature.shape[1] for feature in prediction.features.values()} == {64}
+    assert all(parameter.requires_grad == (stage == 0) for parameter in method.projections.parameters())
+    assert not made(data).projections
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_head_of_the_second_stage(fusion):
+    data = spec(2)
+    method = made(data, 1, fusion=fusion)
+    check(method, batch(data, samples=8))
+    layers = [layer for layer in method.fused_head.modules() if isinstance(layer, nn.Linear)]
+    assert layers
+    assert all((layer.bias == 0).all() for layer in layers)
+
+
 @pytest.mark.parametrize(
     ("modalities", "options", "sentence"),
     [
         (1, {}, "only audio"),
-        (2, {"backbones": Backbones(visual=BackboneConfig(width=8))}, "audio 32, visual 64"),
         (2, {"duc_temperature": 0.0}, "duc_temperature, which is 0.0"),
         (2, {"certainty_temperature": float("nan")}, "certainty_temperature, which is nan"),
         (2, {"duc_weight": -1.0}, "duc_weight is -1.0"),

@@ -80,8 +80,9 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     def flags(dataset: str) -> str:
         if dataset in PREPARE and dataset not in made:
             made[dataset] = tmp_path_factory.mktemp("twins") / dataset
-            for options in PREPARE[dataset]:
-                assert main(f"prepare {dataset} --root {made[dataset]} --synthetic {options}".split()) == 0
+            for number, options in enumerate(PREPARE[dataset]):
+                made_once = "" if number else "--synthetic"
+                assert main(f"prepare {dataset} --root {made[dataset]} {made_once} {options}".split()) == 0
         return SMALLER[dataset].format(root=made.get(dataset, ""))
 
     return flags

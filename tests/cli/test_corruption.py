@@ -170,7 +170,7 @@ def test_a_part_of_the_test_split_is_said(mmlab, run: Path) -> None:
         ("MNL --model.fusion qmf", True),
         ("QMF", True),
         ("PDF", True),
-        ("JointTraining", False),
+        ("JointTraining --model.fusion film", False),
         ("Unimodal --model.modality image", False),
     ],
 )

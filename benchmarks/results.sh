@@ -42,6 +42,7 @@ for seed in 0 1 2 3 4; do
       one "${name}" "${method}" "${seed}" "${method}"
     done
   done
+  one ldrawparts late_fusion_all_epochs "${seed}" late_fusion --patience 0
   for name in avdigits gridletters; do
     for method in mnl_qmf mnl_pdf; do one "${name}" "${method}" "${seed}" "${method}"; done
   done

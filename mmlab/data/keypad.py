@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlab.data.base import MultimodalDataset, Split, SplitName, Transform
+from mmlab.data.base import Transform
 from mmlab.data.image import RandomShift
+from mmlab.data.procedural import ProceduralDataset
 from mmlab.data.spectrogram import LogMel
 from mmlab.draws import Draws
-from mmlab.errors import UserError
 from mmlab.types import Classification, Modality
 
 KEYS = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "*", "0", "#")
@@ -43,7 +43,7 @@ LOG_MEL_MEAN, LOG_MEL_STD = 1.45, 1.22
 IMAGE_MEAN, IMAGE_STD = 127.7, 41.5
 
 
-class Keypad(MultimodalDataset):
+class Keypad(ProceduralDataset):
     """The picture of a telephone key and its two-tone sound; 12 classes, balanced.
 
     The picture (32 x 32, grey) is a glyph in one of ten fonts, turned, sheared, scaled and moved, under lines, blobs
@@ -63,6 +63,9 @@ class Keypad(MultimodalDataset):
         UserError: if a split has fewer samples than there are keys.
     """
 
+    at_once = 1024
+    classes_are = "key"
+
     def __init__(
         self,
         train_size: int = 1200,
@@ -72,14 +75,8 @@ class Keypad(MultimodalDataset):
         audio_snr: float = -11.0,
         data_seed: int = 0,
     ) -> None:
-        self._sizes: dict[SplitName, int] = {"train": train_size, "val": val_size, "test": test_size}
-        for name, size in self._sizes.items():
-            if size < len(KEYS):
-                raise UserError(
-                    f"Keypad's {name}_size is {size}, but every split needs a sample of each key: "
-                    f"set it to {len(KEYS)} or more."
-                )
-        self._image_snr, self._audio_snr, self._data_seed = image_snr, audio_snr, data_seed
+        super().__init__(len(KEYS), train_size, val_size, test_size, data_seed)
+        self._image_snr, self._audio_snr = image_snr, audio_snr
         self._log_mel = LogMel(SAMPLE_RATE, SAMPLES, n_fft=512, hop=80, mels=64, mean=LOG_MEL_MEAN, std=LOG_MEL_STD)
 
     @property
@@ -99,30 +96,13 @@ class Keypad(MultimodalDataset):
         """The variant in use, as plain data for result.json."""
         return {"image_snr": self._image_snr, "audio_snr": self._audio_snr, "data_seed": self._data_seed}
 
-    def splits(self) -> dict[SplitName, Split]:
-        """Makes the three splits (a few seconds for the default sizes)."""
-        return {name: self._made(name, size, part) for part, (name, size) in enumerate(self._sizes.items())}
-
     def transforms(self) -> dict[str, Transform]:
         """Log-mel spectrogram; shifts of up to two pixels in training."""
         return {"audio": self._log_mel, "image": RandomShift(2, (IMAGE_MEAN,), (IMAGE_STD,))}
 
-    def _made(self, name: SplitName, size: int, part: int) -> Split:
-        index = torch.arange(size)
-        target = index % len(KEYS)
-        sounds, pictures = [], []
-        # In pieces, so that the memory needed doesn't grow with the set.
-        for positions, keys in zip(index.split(1024), target.split(1024), strict=True):
-            draws = Draws(self._data_seed, part, positions)
-            sounds.append(sound(keys, self._audio_snr, draws))
-            pictures.append(picture(keys, self._image_snr, draws))
-        return Split(
-            ids=[f"{name}-{position:05d}" for position in range(size)],
-            targets=target.numpy(),
-            rows=index.numpy(),
-            arrays={"audio": torch.cat(sounds).numpy(), "image": torch.cat(pictures).numpy()},
-            present=np.ones((size, 2), dtype=bool),
-        )
+    def arrays(self, labels: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """``audio`` and ``image``."""
+        return {"audio": sound(labels, self._audio_snr, draws), "image": picture(labels, self._image_snr, draws)}
 
 
 def sound(keys: Tensor, snr: float, draws: Draws) -> Tensor:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mmlab.data.base import MultimodalDataset, Split, SplitName, Transform
+from mmlab.data.base import Transform
 from mmlab.data.image import RandomShiftFlip
+from mmlab.data.procedural import ProceduralDataset
 from mmlab.draws import Draws
 from mmlab.errors import UserError
 from mmlab.types import Classification, Modality
@@ -27,7 +27,7 @@ FLOW_MEAN, FLOW_STD = (0.0, 0.0), (0.47, 0.60)
 RGB_MEAN, RGB_STD = (127.8, 128.3, 127.9), (31.0, 30.9, 31.1)
 
 
-class MovingShapes(MultimodalDataset):
+class MovingShapes(ProceduralDataset):
     """A patterned shape that moves over a ground which drifts; 12 classes, balanced: 3 patterns x 4 motions.
 
     ``rgb`` (3 x 32 x 32) is the middle one of five frames, ``flow`` (2 x 4 x 32 x 32) where each pixel goes from each
@@ -57,6 +57,8 @@ class MovingShapes(MultimodalDataset):
         UserError: if a split has fewer samples than there are classes, or a noise is negative.
     """
 
+    at_once = 256
+
     def __init__(
         self,
         train_size: int = 1200,
@@ -66,17 +68,11 @@ class MovingShapes(MultimodalDataset):
         flow_noise: float = 0.0,
         data_seed: int = 0,
     ) -> None:
-        self._sizes: dict[SplitName, int] = {"train": train_size, "val": val_size, "test": test_size}
-        for name, size in self._sizes.items():
-            if size < len(CLASSES):
-                raise UserError(
-                    f"MovingShapes' {name}_size is {size}, but every split needs a sample of each class: "
-                    f"set it to {len(CLASSES)} or more."
-                )
+        super().__init__(len(CLASSES), train_size, val_size, test_size, data_seed)
         for option, noise in {"rgb_noise": rgb_noise, "flow_noise": flow_noise}.items():
             if not (math.isfinite(noise) and noise >= 0):
                 raise UserError(f"MovingShapes' {option} is {noise}; give a number of 0 or more.")
-        self._rgb_noise, self._flow_noise, self._data_seed = rgb_noise, flow_noise, data_seed
+        self._rgb_noise, self._flow_noise = rgb_noise, flow_noise
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -98,10 +94,6 @@ class MovingShapes(MultimodalDataset):
         """The variant in use, as plain data for result.json."""
         return {"rgb_noise": self._rgb_noise, "flow_noise": self._flow_noise, "data_seed": self._data_seed}
 
-    def splits(self) -> dict[SplitName, Split]:
-        """Makes the three splits (a few seconds for the default sizes)."""
-        return {name: self._made(name, size, part) for part, (name, size) in enumerate(self._sizes.items())}
-
     def transforms(self) -> dict[str, Transform]:
         """Shifts and mirror images, the same for both."""
         return {
@@ -109,29 +101,16 @@ class MovingShapes(MultimodalDataset):
             "rgb": RandomShiftFlip(2, 1, RGB_MEAN, RGB_STD, draw="scene"),
         }
 
-    def _made(self, name: SplitName, size: int, part: int) -> Split:
-        index = torch.arange(size)
-        target = index % len(CLASSES)
-        flows, pictures = [], []
-        # In pieces, so that the memory needed doesn't grow with the set.
-        for positions, labels in zip(index.split(256), target.split(256), strict=True):
-            draws = Draws(self._data_seed, part, positions)
-            scene = filmed(labels, draws)
-            flow = scene.flow
-            if self._flow_noise:
-                flow = flow + self._flow_noise * draws.normal("noise/flow", flow[0].numel()).view(flow.shape)
-            picture = scene.frames[:, :, STEPS // 2]
-            if self._rgb_noise:
-                picture = picture + self._rgb_noise * draws.normal("noise/rgb", picture[0].numel()).view(picture.shape)
-            flows.append(flow.to(torch.float16))
-            pictures.append(picture.round().clamp(0, 255).to(torch.uint8))
-        return Split(
-            ids=[f"{name}-{position:05d}" for position in range(size)],
-            targets=target.numpy(),
-            rows=index.numpy(),
-            arrays={"flow": torch.cat(flows).numpy(), "rgb": torch.cat(pictures).numpy()},
-            present=np.ones((size, 2), dtype=bool),
-        )
+    def arrays(self, labels: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """``flow`` and ``rgb``."""
+        scene = filmed(labels, draws)
+        flow = scene.flow
+        if self._flow_noise:
+            flow = flow + self._flow_noise * draws.normal("noise/flow", flow[0].numel()).view(flow.shape)
+        picture = scene.frames[:, :, STEPS // 2]
+        if self._rgb_noise:
+            picture = picture + self._rgb_noise * draws.normal("noise/rgb", picture[0].numel()).view(picture.shape)
+        return {"flow": flow.to(torch.float16), "rgb": picture.round().clamp(0, 255).to(torch.uint8)}
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlab.data.base import MultimodalDataset, Split, SplitName, Transform
+from mmlab.data.base import Transform
 from mmlab.data.image import RandomShift
+from mmlab.data.procedural import ProceduralDataset
 from mmlab.draws import Draws
 from mmlab.errors import UserError
 from mmlab.types import Classification, Modality
@@ -39,7 +39,7 @@ Plane = tuple[Tensor | float, ...]
 """The three numbers of its normal and its offset, each a number or (B,)."""
 
 
-class Solids(MultimodalDataset):
+class Solids(ProceduralDataset):
     """A solid seen from the front and from behind; 12 classes, balanced.
 
     A class is a body (box, hexagonal prism, or a tower that narrows upwards), a bar on its front (lying or standing)
@@ -69,6 +69,8 @@ class Solids(MultimodalDataset):
         UserError: if a split has fewer samples than there are classes, or a noise is negative.
     """
 
+    at_once = 64
+
     def __init__(
         self,
         train_size: int = 1200,
@@ -78,17 +80,11 @@ class Solids(MultimodalDataset):
         rear_noise: float = 20.0,
         data_seed: int = 0,
     ) -> None:
-        self._sizes: dict[SplitName, int] = {"train": train_size, "val": val_size, "test": test_size}
-        for name, size in self._sizes.items():
-            if size < len(CLASSES):
-                raise UserError(
-                    f"Solids' {name}_size is {size}, but every split needs a sample of each class: "
-                    f"set it to {len(CLASSES)} or more."
-                )
+        super().__init__(len(CLASSES), train_size, val_size, test_size, data_seed)
         for option, noise in (("front_noise", front_noise), ("rear_noise", rear_noise)):
             if not (math.isfinite(noise) and noise >= 0):
                 raise UserError(f"Solids' {option} is {noise}; give a number of grey levels, 0 or more.")
-        self._front_noise, self._rear_noise, self._data_seed = front_noise, rear_noise, data_seed
+        self._front_noise, self._rear_noise = front_noise, rear_noise
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -108,10 +104,6 @@ class Solids(MultimodalDataset):
         """The variant in use, as plain data for result.json."""
         return {"front_noise": self._front_noise, "rear_noise": self._rear_noise, "data_seed": self._data_seed}
 
-    def splits(self) -> dict[SplitName, Split]:
-        """Makes the three splits (a few seconds for the default sizes)."""
-        return {name: self._made(name, size, part) for part, (name, size) in enumerate(self._sizes.items())}
-
     def transforms(self) -> dict[str, Transform]:
         """Shifts of up to two pixels in training, drawn for each view."""
         return {
@@ -119,23 +111,13 @@ class Solids(MultimodalDataset):
             "rear": RandomShift(2, (REAR_MEAN,), (REAR_STD,), draw="rear"),
         }
 
-    def _made(self, name: SplitName, size: int, part: int) -> Split:
-        index = torch.arange(size)
-        target = index % len(CLASSES)
-        fronts, rears = [], []
-        # In pieces, so that the memory needed doesn't grow with the set.
-        for positions, classes in zip(index.split(64), target.split(64), strict=True):
-            draws = Draws(self._data_seed, part, positions)
-            normals, offsets = solid(classes, draws)
-            fronts.append(picture(normals, offsets, "front", self._front_noise, draws))
-            rears.append(picture(normals, offsets, "rear", self._rear_noise, draws))
-        return Split(
-            ids=[f"{name}-{position:05d}" for position in range(size)],
-            targets=target.numpy(),
-            rows=index.numpy(),
-            arrays={"front": torch.cat(fronts).numpy(), "rear": torch.cat(rears).numpy()},
-            present=np.ones((size, 2), dtype=bool),
-        )
+    def arrays(self, labels: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """``front`` and ``rear``."""
+        normals, offsets = solid(labels, draws)
+        return {
+            "front": picture(normals, offsets, "front", self._front_noise, draws),
+            "rear": picture(normals, offsets, "rear", self._rear_noise, draws),
+        }
 
 
 def solid(classes: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:

@@ -114,9 +114,7 @@ class RandomShiftFlip:
         if self._turned is None:
             return changed
         # As numbers with room: the lowest 8-bit value has no counterpart.
-        turned = changed.to(torch.float32)
-        mirrored = flips & (torch.arange(raw.shape[1], device=raw.device) == self._turned)
-        return torch.where(mirrored.view(*mirrored.shape, *(1,) * (raw.ndim - 2)), -turned, turned)
+        return _turned(changed.to(torch.float32), flips, self._turned)
 
 
 class RandomCropFlip:
@@ -191,8 +189,7 @@ class RandomClipCropFlip:
         normal = self._normalise(cropped, draws)
         if self._turned is None:
             return normal
-        mirrored = flips & (torch.arange(normal.shape[1], device=raw.device) == self._turned)
-        return torch.where(mirrored.view(*mirrored.shape, *(1,) * (normal.ndim - 2)), -normal, normal)
+        return _turned(normal, flips, self._turned)
 
 
 class RandomResizedCropFlip:
@@ -278,6 +275,12 @@ def _random_square(raw: Tensor, size: int, draws: Draws, draw: str) -> tuple[Ten
     rows = (top * (height - size + 1)).long() + steps
     columns = (left * (width - size + 1)).long() + torch.where(flips, steps.flip(0), steps)
     return _gathered(raw, rows, columns), flips
+
+
+def _turned(values: Tensor, flips: Tensor, channel: int) -> Tensor:
+    """(B, C, ...) with the sign of one channel changed where a sample is mirrored, (B, 1) bool."""
+    mirrored = flips & (torch.arange(values.shape[1], device=values.device) == channel)
+    return torch.where(mirrored.view(*mirrored.shape, *(1,) * (values.ndim - 2)), -values, values)
 
 
 def _gathered(raw: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -102,16 +102,41 @@ class Classification:
 
 
 @dataclass(frozen=True)
+class AntiSpoofing(Classification):
+    """Whether a face is living or an attack; 1 is living.
+
+    Attributes:
+        classes: what 0 and 1 are.
+    """
+
+    classes: tuple[str, ...] = ("spoof", "live")
+    monitor = "acer"
+    mode = "min"
+
+    def metrics(self) -> MetricCollection:
+        """The error rates ``acer``, ``apcer`` and ``bpcer`` at the larger logit, and the accuracy ``acc``."""
+        from torchmetrics import MetricCollection
+        from torchmetrics.classification import MulticlassAccuracy
+
+        from mmlab.metrics.antispoofing import SpoofingErrors
+
+        accuracy = MulticlassAccuracy(2, average="micro", validate_args=False)
+        return MetricCollection({"errors": SpoofingErrors(), "acc": accuracy}, compute_groups=False)
+
+
+@dataclass(frozen=True)
 class Segmentation:
     """A class for every pixel.
 
     Attributes:
         classes: the names in the order of the logits.
         ignore_index: the label of pixels that count neither in the loss nor in the metrics.
+        weights: of each class in the training loss, by the data set (median frequency, say); None for equal ones.
     """
 
     classes: tuple[str, ...]
     ignore_index: int = 255
+    weights: tuple[float, ...] | None = None
     monitor = "miou"
     mode = "max"
     loss = "ce"
@@ -122,7 +147,7 @@ class Segmentation:
         return len(self.classes)
 
     def criterion(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy of each sample, (B,), over its labelled pixels; 0 where it has none.
+        """Cross-entropy of each sample, (B,), over its labelled pixels, without weights; 0 where it has none.
 
         Args:
             logits: (B, C, H, W).
@@ -137,18 +162,15 @@ class Segmentation:
         return logits.argmax(dim=1)
 
     def metrics(self) -> MetricCollection:
-        """Mean intersection over union, over the whole split, and pixel accuracy: ``miou`` and ``acc``."""
-        from torchmetrics import MetricCollection
-        from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+        """Over the whole split: ``miou``, ``miou_all``, ``acc`` by pixel, ``iou_<class>``.
 
-        options: dict[str, Any] = {"ignore_index": self.ignore_index, "validate_args": False}
-        return MetricCollection(
-            {
-                "miou": MulticlassJaccardIndex(self.outputs, average="macro", **options),
-                "acc": MulticlassAccuracy(self.outputs, average="micro", **options),
-            },
-            compute_groups=False,
-        )
+        See :class:`~mmlab.metrics.intersection_over_union.IntersectionOverUnion`.
+        """
+        from torchmetrics import MetricCollection
+
+        from mmlab.metrics.intersection_over_union import IntersectionOverUnion
+
+        return MetricCollection({"iou": IntersectionOverUnion(self.classes, self.ignore_index)}, compute_groups=False)
 
 
 @dataclass(frozen=True)
@@ -237,11 +259,9 @@ class DataSpec:
             return Modality(**(fields | tuples))
 
         options: dict[str, Any] = dict(plain["task"])
-        kind = {"Classification": Classification, "Segmentation": Segmentation, "Regression": Regression}[
-            options.pop("kind")
-        ]
-        if "classes" in options:
-            options["classes"] = tuple(options["classes"])
+        kinds = {kind.__name__: kind for kind in (Classification, AntiSpoofing, Segmentation, Regression)}
+        kind = kinds[options.pop("kind")]
+        options |= {key: tuple(options[key]) for key in ("classes", "weights") if options.get(key) is not None}
         return DataSpec(
             dataset=plain["dataset"],
             modalities=tuple(modality(fields) for fields in plain["modalities"]),
@@ -287,7 +307,7 @@ class Prediction:
     """What a method says of a batch; diagnostics, robustness and plots read this and nothing else of a method.
 
     Attributes:
-        logits: (B, C), the fused decision; (B, C, H, W) for a class of each pixel.
+        logits: (B, C), the fused decision; (B, C, H, W) for a class of each pixel, of any size: metrics resize it.
         unimodal: (B, C) by modality, for methods that have a decision of each modality alone.
         weights: (B, M), fusion weights, 0 where a modality is missing.
         uncertainty: (B, M).

@@ -21,7 +21,7 @@ from mmlab.methods.base import Method
 OWN_FLAGS = {
     "fit": ("resume",),
     "validate": ("run",),
-    "test": ("run", "corruption", "severity", "noise_seeds", "input_radius"),
+    "test": ("run", "corruption", "severity", "noise_seeds", "input_radius", "combinations"),
     "predict": ("run", "split", "out"),
 }
 """What a command takes beside the config."""

@@ -84,7 +84,8 @@ DESCRIPTIONS = {
     "test": "Metrics of the selected checkpoint on its test split. "
     "--run DIR (needed) names the run, whose config is used; --corruption gaussian, salt_and_pepper, blank_words or "
     "missing tests under corruption, with --severity 0,5,10 (the default) and as many --noise_seeds as wanted (1 by "
-    "default), all from one pass; --input_radius true estimates the robustness radius in the space of the inputs.",
+    "default), all from one pass; --input_radius true estimates the robustness radius in the space of the inputs; "
+    "--combinations true tests every combination of modalities, whatever the method.",
     "predict": "Writes a table of the selected checkpoint's predictions. "
     "--run DIR (needed) names the run, whose config is used; --split train, val or test says of which samples "
     "(test by default); --out FILE names the CSV file (predictions.csv in the run's folder by default).",

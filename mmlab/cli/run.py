@@ -115,8 +115,9 @@ def _expand(command: str, words: list[str]) -> tuple[list[str], RunFolder | None
     for name in ("severity", "noise_seeds"):
         if name in own and "corruption" not in own:
             raise UserError(f"--{name} needs --corruption: {', '.join(get_args(Name))}.")
-    if own.get("input_radius", "true").lower() not in ("true", "false"):
-        raise UserError(f"--input_radius is {own['input_radius']!r}; write true or false.")
+    for name in ("input_radius", "combinations"):
+        if own.get(name, "true").lower() not in ("true", "false"):
+            raise UserError(f"--{name} is {own[name]!r}; write true or false.")
     run_dir = own.pop("resume", None) or own.pop("run", None)
     if run_dir is None:
         if command != "fit" and not {"--help", "-h"} & set(rest):
@@ -214,6 +215,7 @@ def _evaluate(
                 "text has no slope, so that there is no radius_input_local; the other modalities' slopes are given."
             )
         method.input_radius = True
+    method.by_combination |= own.get("combinations", "false").lower() == "true"
     if "corruption" in own:
         _test_corrupted(method, data, trainer, folder, plain, own)
         return
@@ -272,8 +274,8 @@ def _instantiate(parser: ArgumentParser, config: Namespace) -> tuple[Method, Mul
             raise
         raise UserError(f"{given[1]} can't be built: {reasons[0]}") from error
     if config.compile:
-        for encoder in built.model.encoders.values():
-            encoder.compile()
+        for part in built.model.compilable():
+            part.compile()
     return built.model, built.data, dict(vars(built.trainer))
 
 
@@ -358,7 +360,8 @@ def _print_metrics(result: dict[str, Any]) -> None:
     for split in ("val", "test"):
         if split in result:
             margins = {key for key in result[split] if key.startswith(MARGINS)}
-            _print_line(split, {key: value for key, value in result[split].items() if key not in margins})
+            shown = {key: value for key, value in result[split].items() if not key.startswith("iou_")}
+            _print_line(split, {key: value for key, value in shown.items() if key not in margins})
             if margins:
                 _print_line(f"{split} margins", {key: result[split][key] for key in result[split] if key in margins})
 

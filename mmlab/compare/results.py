@@ -104,7 +104,7 @@ def _nothing(folders: list[Path], name: str, corruption: str | None) -> str:
 
 def monitor(result: Result) -> str:
     """The metric that selected a run's checkpoint, without its split."""
-    return str(result.get("monitor", "val/acc")).removeprefix("val/")
+    return str(result.get("monitor", "val/acc")).removeprefix("val/").split("_")[0]
 
 
 def dataset(result: Result) -> str:

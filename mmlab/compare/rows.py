@@ -56,7 +56,7 @@ def spread(values: Iterable[tuple[int, float]]) -> Spread | None:
 
 def scale(metric: str) -> int:
     """100 for a metric that is shown in per cent (``acc``, ``f1_audio``, ...), 1 for another."""
-    return 100 if metric.startswith(("acc", "f1", "miou")) else 1
+    return 100 if metric.startswith(("acc", "f1", "miou", "iou", "acer", "apcer", "bpcer")) else 1
 
 
 def heading(metric: str) -> str:

@@ -72,7 +72,7 @@ def table(results: list[Result], split: str, metric: str | None = None) -> str:
     """
     by_dataset: dict[str, list[Result]] = defaultdict(list)
     for result in results:
-        if (metric or monitor(result)) in result.get(split, {}):
+        if _has(result, split, metric or monitor(result)):
             by_dataset[dataset(result)].append(result)
     if not by_dataset:
         known = sorted({key for result in results for key in result.get(split, {})})
@@ -82,24 +82,36 @@ def table(results: list[Result], split: str, metric: str | None = None) -> str:
     return "\n\n".join(_one_table(name, group, results, split, metric or monitor(group[0])) for name, group in groups)
 
 
+def _has(result: Result, split: str, metric: str) -> bool:
+    return any(key == metric or key.startswith(f"{metric}_") for key in result.get(split, {}))
+
+
 def _one_table(name: str, results: list[Result], read: list[Result], split: str, metric: str) -> str:
     modalities = results[0]["modalities"]
+    columns = [*modalities, *_combinations(results, split, metric)]
     sizes = results[0]["splits"][split]["samples"]
     lines = [
         f"**{name}**, {split} {heading(metric)}, {sizes} samples, mean ± standard deviation over seeds",
         "",
-        "| method | seeds | fused | " + " | ".join(modalities) + " |",
-        "| --- | --- | --- | " + " | ".join("---" for _ in modalities) + " |",
+        "| method | seeds | fused | " + " | ".join(columns) + " |",
+        "| --- | --- | --- | " + " | ".join("---" for _ in columns) + " |",
     ]
     groups = by_label(results, read)
     for method, group in groups.items():
-        own = [_cell(group, split, f"{metric}_{modality}") for modality in modalities]
+        own = [_cell(group, split, f"{metric}_{column}") for column in columns]
         # One modality alone fuses nothing: its value stands in the modality's column.
         alone = group[0]["method"] == "Unimodal" and any(text != ABSENT for text in own)
         cells = [ABSENT if alone else _cell(group, split, metric), *own]
         lines.append(f"| {method} | {len(seeds(group))} | " + " | ".join(cells) + " |")
     found = warnings(groups)
     return "\n".join([*lines, "", *found] if found else lines)
+
+
+def _combinations(results: list[Result], split: str, metric: str) -> list[str]:
+    """The columns of combinations of several modalities that are not all, and of the average, if there are any."""
+    named = {name: None for result in results for name in result.get("combinations", [])}
+    every = [*sorted((name for name in named if "+" in name), key=lambda name: name.count("+")), "average"]
+    return [name for name in every if any(f"{metric}_{name}" in result[split] for result in results)]
 
 
 def _cell(runs: list[Result], split: str, metric: str) -> str:

@@ -6,7 +6,7 @@ A method writes two things, :meth:`Method.forward` and :meth:`Method.losses`. Ev
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from mmlab.availability import Combination, every_combination
 from mmlab.backbones.config import Backbones, Choice, build_encoders
 from mmlab.draws import Draws
 from mmlab.errors import UserError
 from mmlab.losses.late_fusion import mean_counts
-from mmlab.methods.evaluation import Evaluation
+from mmlab.methods.evaluation import CombinationEvaluation, Evaluation
 from mmlab.methods.sums import LossSums
 from mmlab.types import Batch, Classification, DataSpec, Prediction, Task
 
@@ -57,6 +58,7 @@ class Method(LightningModule, ABC):
 
     Attributes:
         input_radius: whether evaluation estimates the robustness radius in the space of the inputs too.
+        by_combination: whether evaluation lets the method decide with every combination of modalities.
     """
 
     tasks: tuple[type[Task], ...] = (Classification,)
@@ -87,7 +89,8 @@ class Method(LightningModule, ABC):
         self._trains: tuple[str, ...] = ()
         self._trainable: dict[str, bool] | None = None
         self.input_radius = False
-        self._evaluations: list[Evaluation] = []
+        self.by_combination = False
+        self._evaluations: list[Evaluation | CombinationEvaluation] = []
         self._sums = LossSums()
 
     # What a method writes.
@@ -120,6 +123,29 @@ class Method(LightningModule, ABC):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The optimiser's parameter groups; one with all that train unless a method says otherwise."""
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    @property
+    def tested(self) -> list[Combination]:
+        """The combinations of modalities that evaluation tests each sample with; none for what the sample has.
+
+        Metrics then are ``acc`` with all modalities, ``acc_audio``, ``acc_rgb+depth`` with some, and ``acc_average``,
+        the mean over the combinations.
+        """
+        return every_combination(len(self.spec.modalities)) if self.by_combination else []
+
+    @property
+    def monitor(self) -> str:
+        """The validation metric that selects the checkpoint."""
+        return self.spec.task.monitor
+
+    def forward_each(self, inputs: dict[str, Tensor], presents: Sequence[Tensor]) -> Iterator[Prediction]:
+        """The decision for each of several availabilities of the same samples, made when it is asked for."""
+        for present in presents:
+            yield self(inputs, present)
+
+    def compilable(self) -> Iterable[nn.Module]:
+        """The modules that ``--compile true`` compiles, one by one."""
+        return self.encoders.values()
 
     # What the base does.
 
@@ -178,10 +204,9 @@ class Method(LightningModule, ABC):
 
     def _step_plateau(self) -> None:
         """Hands the schedule the selecting metric if it waits for a rise, the loss if it waits for a fall."""
-        task = self.spec.task
         if self._plateau is None:
             return
-        metric = f"val/{task.monitor}" if self._plateau.mode == task.mode else "val/loss"
+        metric = f"val/{self.monitor}" if self._plateau.mode == self.spec.task.mode else "val/loss"
         if metric in self.trainer.callback_metrics:
             self._plateau.step(self.trainer.callback_metrics[metric].item())
 
@@ -334,11 +359,13 @@ class Method(LightningModule, ABC):
         prediction = self(batch.inputs, batch.present)
         return Batch({}, batch.target, batch.present, batch.index), prediction
 
-    def _new_evaluation(self) -> Evaluation:
+    def _new_evaluation(self) -> Evaluation | CombinationEvaluation:
+        if self.tested:
+            return CombinationEvaluation(type(self).__name__, self.spec, self.tested, self.device)
         weights = [head.weight for head in self.linear_heads]
         return Evaluation(type(self).__name__, self.spec, weights, self.input_radius, self.device)
 
-    def _log_evaluation(self, prefix: str, evaluation: Evaluation) -> None:
+    def _log_evaluation(self, prefix: str, evaluation: Evaluation | CombinationEvaluation) -> None:
         values = {f"{prefix}/{key}": value for key, value in evaluation.compute(self.gathered).items()}
         # The metrics have been summed over all processes already: every process logs the same numbers.
         self.log_dict(values, rank_zero_only=False, sync_dist=False)

@@ -176,8 +176,7 @@ def _fit_stage(
     stopwatch, best = Stopwatch(), _best(method, checkpoints)
     callbacks = [stopwatch, RandomState(), best, *_last(checkpoints, plan.checkpoint_every), SaveOnTermination(last)]
     if plan.patience:
-        task = method.spec.task
-        callbacks.append(EarlyStopping(f"val/{task.monitor}", mode=task.mode, patience=plan.patience))
+        callbacks.append(EarlyStopping(f"val/{method.monitor}", mode=method.spec.task.mode, patience=plan.patience))
     loggers = [MetricsFile(plan.folder.metrics, stage.name), *plan.loggers]
     resumed = plan.resume and last.is_file()
     epochs = stage.epochs
@@ -228,12 +227,11 @@ def _sentences() -> Iterator[None]:
 
 
 def _best(method: Method, checkpoints: Path) -> MovableCheckpoint:
-    task = method.spec.task
     return MovableCheckpoint(
         checkpoints,
         filename="best",
-        monitor=f"val/{task.monitor}",
-        mode=task.mode,
+        monitor=f"val/{method.monitor}",
+        mode=method.spec.task.mode,
         enable_version_counter=False,
         save_on_train_epoch_end=False,
     )
@@ -264,5 +262,5 @@ def _epoch_of(best: MovableCheckpoint) -> int | None:
 def _finish(plan: Plan, result: dict[str, Any], method: Method) -> None:
     result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     title = f"{result['method']} on {result['dataset']}, seed {plan.seed}"
-    draw_curves(plan.folder.metrics, plan.folder.curves, method.spec.task.monitor, title)
+    draw_curves(plan.folder.metrics, plan.folder.curves, method.monitor, title)
     write_json(plan.folder.result, result)

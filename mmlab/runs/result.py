@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import mmlab
+from mmlab.availability import combination_name
 from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.methods.base import Method
 
@@ -30,7 +31,8 @@ def describe(method: Method, data: MultimodalDataModule, seed: int) -> dict[str,
         "selected_on": "test" if data.dataset.protocol == "official" else "validation",
         "seed": seed,
         "modalities": list(method.spec.names),
-        "monitor": f"val/{method.spec.task.monitor}",
+        "monitor": f"val/{method.monitor}",
+        "combinations": [combination_name(method.spec.names, each) for each in method.tested],
         "splits": {name: {"samples": len(split), "sha256": split.digest()} for name, split in data.splits.items()},
         "parameters": parameters,
         "versions": {

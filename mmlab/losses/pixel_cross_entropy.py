@@ -1,0 +1,56 @@
+"""Cross-entropy of pixels, weighted by class and normalised by the weights; for logits of any size.
+
+``L = sum_i w_{y_i} CE_i / sum_i w_{y_i}`` over the labelled pixels i of the batch. For logits smaller than the label
+map, the map is shrunk by taking the nearest pixel.
+
+Source: the segmentation code of Wei, Luo, Luo, "MMANet", CVPR 2023, after ESANet (Seichter et al., ICRA 2021), which
+adds the loss up over four sizes. There a size without a labelled pixel gives 0 / 0; here it gives 0.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmlab.types import Segmentation
+
+
+def pixel_cross_entropy(logits: Tensor, target: Tensor, task: Segmentation, normaliser: Tensor | None = None) -> Tensor:
+    """The loss of one size, a scalar.
+
+    Args:
+        logits: (B, C, h, w).
+        target: (B, H, W) class indices or the label to ignore.
+        task: its weights and the label to ignore.
+        normaliser: a scalar to divide by; the weights of the batch's own labelled pixels unless given.
+    """
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    labels = shrunk(target, (logits.shape[2], logits.shape[3]))
+    weights = None if task.weights is None else precise.new_tensor(task.weights)
+    summed = F.cross_entropy(precise, labels, weights, ignore_index=task.ignore_index, reduction="sum")
+    normaliser = pixel_weights(target, (logits.shape[2], logits.shape[3]), task) if normaliser is None else normaliser
+    return summed / torch.where(normaliser > 0, normaliser, 1).to(summed.dtype)
+
+
+def pixel_weights(target: Tensor, size: tuple[int, ...], task: Segmentation) -> Tensor:
+    """The weights of the labelled pixels of a label map at some size, added up; a scalar.
+
+    Args:
+        target: (B, H, W).
+        size: (h, w).
+        task: its weights and the label to ignore.
+    """
+    labels = shrunk(target, size)
+    labelled = labels != task.ignore_index
+    if task.weights is None:
+        return labelled.sum().double()
+    table = torch.tensor(task.weights, dtype=torch.float64, device=target.device)
+    return (table[labels.clamp(0, len(task.weights) - 1)] * labelled).sum()
+
+
+def shrunk(target: Tensor, size: tuple[int, ...]) -> Tensor:
+    """The nearest label at each place of a smaller map, (B, h, w)."""
+    if target.shape[1:] == size:
+        return target
+    return F.interpolate(target[:, None].float(), size=size, mode="nearest")[:, 0].to(target.dtype)

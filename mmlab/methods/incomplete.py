@@ -1,0 +1,99 @@
+"""What the methods for incomplete modalities share: one network that serves every combination of modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmlab.availability import random_available
+from mmlab.backbones.config import Backbones, Choice
+from mmlab.losses.pixel_cross_entropy import pixel_cross_entropy, pixel_weights
+from mmlab.methods.base import Method, OptimizerFactory, SchedulerFactory
+from mmlab.networks.base import Decision
+from mmlab.networks.build import build_network
+from mmlab.types import Batch, Classification, Prediction, Regression, Segmentation
+
+
+class Incomplete(Method):
+    """A network, random availability in training, and an evaluation with each combination of modalities.
+
+    The checkpoint is selected on the average over the combinations, each of which sees the whole validation split.
+
+    Args:
+        spec: the data set's description as plain data.
+        backbone: what encodes each modality.
+        backbones: overrides for single modalities.
+        optimizer: makes the optimiser from the parameters that train.
+        scheduler: makes the schedule from the optimiser.
+    """
+
+    tasks = (Classification, Segmentation, Regression)
+
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        backbone: Choice,
+        backbones: Backbones,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None,
+    ) -> None:
+        super().__init__(spec, backbone, backbones, optimizer, scheduler)
+        self.network = build_network(self.spec, self.encoders)
+        del self.encoders  # the network holds them
+        self.by_combination = True
+
+    @property
+    def monitor(self) -> str:
+        """The average over the combinations."""
+        return f"{self.spec.task.monitor}_average" if len(self.tested) > 1 else self.spec.task.monitor
+
+    def compilable(self) -> Iterable[nn.Module]:
+        """The network's encoders."""
+        return self.network.encoders.values()
+
+    def forward(self, inputs: dict[str, Tensor], present: Tensor) -> Prediction:
+        """Decides with the modalities that are there."""
+        return next(self.forward_each(inputs, [present]))
+
+    def forward_each(self, inputs: dict[str, Tensor], presents: Sequence[Tensor]) -> Iterator[Prediction]:
+        """Decides for each availability; the encoders run once."""
+        encoded = self.network.encode(inputs)
+        for present in presents:
+            yield Prediction(self.network.head(self.network.trunk(self.network.fuse(encoded, present))).logits)
+
+    def available(self, batch: Batch) -> Tensor:
+        """A random non-empty subset of each sample's modalities, (B, M) bool: the same for the same seed and epoch."""
+        return random_available(self.draws(batch), batch.present)
+
+    def task_loss(self, decision: Decision, target: Tensor, kept: Tensor | None = None) -> Tensor:
+        """The task's training loss of a batch, a scalar.
+
+        Classes and numbers: the mean of the criterion over the batch. Pixels: the weighted cross-entropy at each size
+        that the decision has, added up; see :func:`~mmlab.losses.pixel_cross_entropy.pixel_cross_entropy`.
+
+        Args:
+            decision: of the batch.
+            target: of the batch.
+            kept: (B,) bool, the samples that count; None for all. For classes and numbers the sum over them is still
+                divided by the size of the whole batch; for pixels the weights are theirs alone.
+        """
+        task = self.spec.task
+        if not isinstance(task, Segmentation):
+            each = task.criterion(decision.logits.to(_precise(decision.logits)), target)
+            return (each if kept is None else each * kept).mean()
+        if kept is not None:
+            target = target.masked_fill(~kept.view(-1, 1, 1), task.ignore_index)
+        total = torch.zeros((), dtype=_precise(decision.logits), device=target.device)
+        for logits in (decision.logits, *decision.coarse):
+            weights = pixel_weights(target, tuple(logits.shape[2:]), task)
+            # With several processes, the mean of their losses must be what one process would have.
+            every = self.gathered(weights[None]).mean(dim=0)
+            total = total + pixel_cross_entropy(logits, target, task, every)
+        return total
+
+
+def _precise(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -48,7 +49,26 @@ def test_segmentation_by_a_method_of_ones_own(mmlab) -> None:
     result = json.loads(Path("run/result.json").read_text())
     assert result["monitor"] == "val/miou"
     assert result["test"]["miou"] > 0.85
-    assert "every pixel" in mmlab("predict --run run", code=2)
+    assert "--pictures 8" in mmlab("predict --run run", code=2)
+
+
+def test_pictures_of_a_segmentation(mmlab) -> None:
+    mmlab(f"fit --model own_datasets.EachPixel --data.dataset own_datasets.Halves --trainer.max_epochs 1 {FLAGS}")
+    mmlab("predict --run run --pictures 3")
+    pictures = sorted(Path("run/pictures").iterdir())
+    assert [picture.name for picture in pictures] == ["00000-test0.png", "00008-test8.png", "00016-test16.png"]
+    # Two inputs, the truth, and a decision for front, rear and both.
+    pixels = plt.imread(pictures[0])
+    assert pixels.shape[1] > 5.5 * pixels.shape[0] / 3 * 2.6
+    mmlab("predict --run run --pictures 99 --split val --out elsewhere")
+    assert len(list(Path("elsewhere").iterdir())) == 16
+    assert "1 or more" in mmlab("predict --run run --pictures 0", code=2)
+    assert "no whole number" in mmlab("predict --run run --pictures some", code=2)
+
+
+def test_pictures_are_of_pixels(mmlab) -> None:
+    mmlab(f"fit --model LateFusion --data.dataset own_datasets.Brightness --trainer.max_epochs 1 {FLAGS}")
+    assert "one decision a sample" in mmlab("predict --run run --pictures 2", code=2)
 
 
 @pytest.mark.parametrize(("method", "dataset"), [("MNL", "Brightness"), ("LateFusion", "Halves")])

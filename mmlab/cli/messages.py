@@ -22,7 +22,7 @@ OWN_FLAGS = {
     "fit": ("resume",),
     "validate": ("run",),
     "test": ("run", "corruption", "severity", "noise_seeds", "input_radius", "combinations"),
-    "predict": ("run", "split", "out"),
+    "predict": ("run", "split", "out", "pictures"),
 }
 """What a command takes beside the config."""
 

@@ -88,7 +88,9 @@ DESCRIPTIONS = {
     "--combinations true tests every combination of modalities, whatever the method.",
     "predict": "Writes a table of the selected checkpoint's predictions. "
     "--run DIR (needed) names the run, whose config is used; --split train, val or test says of which samples "
-    "(test by default); --out FILE names the CSV file (predictions.csv in the run's folder by default).",
+    "(test by default); --out FILE names the CSV file (predictions.csv in the run's folder by default). Where every "
+    "pixel has a class, --pictures N draws N samples in place of the table: inputs, truth, and the decision with each "
+    "combination of modalities; --out then names their folder (pictures in the run's folder by default).",
 }
 
 

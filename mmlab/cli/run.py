@@ -32,6 +32,7 @@ from mmlab.runs.callbacks import WholeFiles
 from mmlab.runs.corrupted import evaluate_corrupted, make_cells, write_corrupted
 from mmlab.runs.fit import Plan, check_data, evaluate, fit, load_weights, partial, selected_checkpoint
 from mmlab.runs.folder import RunFolder, read_json, write_json, write_text
+from mmlab.runs.pictures import write_pictures
 from mmlab.runs.predictions import write_predictions
 from mmlab.runs.tracking import begin_wandb, finish_wandb
 
@@ -196,6 +197,9 @@ def _evaluate(
         if split not in data.splits:
             raise UserError(f"--split {split}: there is no such split; they are {', '.join(data.splits)}.")
         data.predict_split = split
+        if "pictures" in own:
+            _predict_pictures(method, data, trainer, folder, own)
+            return
         out = Path(own["out"]) if "out" in own else folder.predictions
         if out.is_dir():
             raise UserError(f"--out {out} is a folder; give the name of a CSV file.")
@@ -223,6 +227,20 @@ def _evaluate(
     values = evaluate(trainer, method, data, split)
     rank_zero_only(write_json)(folder.path / f"{command}.json", values)
     _print_metrics({split: values})
+
+
+def _predict_pictures(
+    method: Method, data: MultimodalDataModule, trainer: Trainer, folder: RunFolder, own: dict[str, str]
+) -> None:
+    count = _number("pictures", own["pictures"], int)
+    if count < 1:
+        raise UserError(f"--pictures is {count}; it must be 1 or more.")
+    out = Path(own["out"]) if "out" in own else folder.pictures
+    if out.is_file():
+        raise UserError(f"--out {out} is a file; give the name of a folder for the pictures.")
+    if trainer.is_global_zero:
+        written = write_pictures(method, data, trainer.strategy.root_device, count, out)
+        print(f"pictures: {out} ({written})")
 
 
 def _test_corrupted(
@@ -253,7 +271,7 @@ def _number(flag: str, word: str, kind: Callable[[str], Any]) -> Any:
     try:
         return kind(word)
     except ValueError:
-        example = "0,5,10" if flag == "severity" else "5"
+        example = {"severity": "0,5,10", "noise_seeds": "5", "pictures": "8"}[flag]
         what = "number" if flag == "severity" else "whole number"
         raise UserError(f"--{flag} has {word.strip()!r}, which is no {what}: write --{flag} {example}.") from None
 

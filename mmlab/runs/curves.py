@@ -19,6 +19,7 @@ def draw_curves(metrics: Path, picture: Path, monitor: str, title: str) -> None:
     from matplotlib.figure import Figure  # costs half a second; only a finished fit draws
     from matplotlib.ticker import MaxNLocator
 
+    shown = monitor.split("_")[0]  # with several combinations of modalities, their average selects
     rows = list(read_rows(metrics).values())
     if not rows:
         return
@@ -32,10 +33,10 @@ def draw_curves(metrics: Path, picture: Path, monitor: str, title: str) -> None:
         marker = "o" if len(rows) == 1 else None
         if column.startswith("train/") or column == "val/loss":
             losses.plot(epochs, values, label=column, linewidth=width, marker=marker)
-        elif column.startswith(f"val/{monitor}"):
+        elif column.startswith(f"val/{shown}"):
             scores.plot(epochs, values, label=column, linewidth=width, marker=marker)
     losses.set_title("losses")
-    scores.set_title(f"validation {monitor}")
+    scores.set_title(f"validation {shown}")
     for axes in (losses, scores):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -24,6 +24,7 @@ class RunFolder:
         self.curves = self.path / "curves.png"
         self.result = self.path / "result.json"
         self.predictions = self.path / "predictions.csv"
+        self.pictures = self.path / "pictures"
         self.wandb_id = self.path / "wandb_id.txt"
 
     def corrupted(self, corruption: str) -> Path:

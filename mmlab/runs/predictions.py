@@ -31,7 +31,7 @@ def write_predictions(trainer: Trainer, method: Method, data: MultimodalDataModu
         UserError: if a sample's prediction is more than a row of a table.
     """
     if isinstance(method.spec.task, Segmentation):
-        raise UserError("predictions of every pixel make no table; `mmlab test` has their metrics.")
+        raise UserError("predictions of every pixel make no table: `mmlab predict --pictures 8` draws some of them.")
     task, names = method.spec.task, method.spec.names
     classes = task.classes if isinstance(task, Classification) else ()
     ids = data.splits[data.predict_split].ids

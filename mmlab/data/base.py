@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -35,13 +35,48 @@ class Transform(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class LabelMaps:
+    """Label maps that stay on the disk, as the targets of a split.
+
+    Attributes:
+        array: (rows, H, W) uint8, memory-mapped, or in memory.
+        rows: (N,) int64, each sample's row.
+    """
+
+    array: np.ndarray
+    rows: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W)."""
+        return (len(self.rows), *self.array.shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        """3."""
+        return self.array.ndim
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray:
+        """Reads the maps at some positions, (n,) int64, into memory, (n, H, W)."""
+        return _copied(self.array, self.rows[positions])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """One map (H, W) after the other; only one is in memory."""
+        return (np.array(self.array[row]) for row in self.rows)
+
+
 @dataclass
 class Split(Dataset[Batch]):
     """One part of a data set: rows of arrays that lie on the disk (memory-mapped) or in memory.
 
     Attributes:
         ids: one name for each sample, unique within the split.
-        targets: (N,) int64 class indices or float32 numbers, or (N, H, W) int64 label maps.
+        targets: (N,) int64 class indices or float32 numbers, or (N, H, W) label maps: int64, or of a smaller type where
+            the data set has a transform of the ``target``.
         rows: (N,) int64, the sample's row in each array; several splits share the same arrays.
         arrays: by modality, (rows, ...) in the raw type.
         present: (N, M) bool, in the order of the modalities.
@@ -49,7 +84,7 @@ class Split(Dataset[Batch]):
     """
 
     ids: Sequence[str]
-    targets: np.ndarray
+    targets: np.ndarray | LabelMaps
     rows: np.ndarray
     arrays: dict[str, np.ndarray]
     present: np.ndarray
@@ -62,12 +97,9 @@ class Split(Dataset[Batch]):
         """A raw batch: nothing but bytes is copied here (called in the workers)."""
         where = np.asarray(indices, dtype=np.int64)
         rows = self.rows[where]
-        # Rows in ascending order read a memory-mapped file front to back.
-        order = np.argsort(rows, kind="stable")
         inputs = {}
         for name, array in self.arrays.items():
-            block = np.empty((len(rows), *array.shape[1:]), array.dtype)
-            block[order] = array[rows[order]]
+            block = _copied(array, rows)
             if name in self.padded:
                 used = np.flatnonzero(block.any(axis=tuple(range(block.ndim - 1))))
                 block = block[..., : used[-1] + 1 if len(used) else 1]
@@ -146,6 +178,14 @@ class MultimodalDataset(ABC):
     def spec(self, train_size: int) -> DataSpec:
         """What a method must know."""
         return DataSpec(type(self).__name__, self.modalities, self.task, train_size)
+
+
+def _copied(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    # Rows in ascending order read a memory-mapped file front to back.
+    order = np.argsort(rows, kind="stable")
+    block = np.empty((len(rows), *array.shape[1:]), array.dtype)
+    block[order] = array[rows[order]]
+    return block
 
 
 def refuse_existing(path: Path) -> None:

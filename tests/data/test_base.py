@@ -1,10 +1,11 @@
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from mmlab.data.base import Split, carve_validation, refuse_existing
+from mmlab.data.base import LabelMaps, Split, carve_validation, refuse_existing
 from mmlab.errors import UserError
 
 
@@ -99,3 +100,22 @@ def test_a_full_folder_is_refused(tmp_path):
 def test_a_negative_seed_of_the_split_is_refused() -> None:
     with pytest.raises(UserError, match="split_seed is -1; it must be 0 or more"):
         carve_validation(np.zeros(8, dtype=np.int64), 0.25, seed=-1)
+
+
+def test_label_maps_stay_on_the_disk(tmp_path: Path) -> None:
+    maps = np.arange(5 * 2 * 3, dtype=np.uint8).reshape(5, 2, 3)
+    np.save(tmp_path / "labels.npy", maps)
+    rows = np.array([3, 0, 4])
+    stored = LabelMaps(np.load(tmp_path / "labels.npy", mmap_mode="r"), rows)
+    images = np.zeros((5, 1, 2, 3), np.uint8)
+
+    def split(targets: np.ndarray | LabelMaps) -> Split:
+        return Split(["a", "b", "c"], targets, rows, {"rgb": images}, np.ones((3, 1), bool))
+
+    batch = split(stored).__getitems__([2, 0])
+    assert torch.equal(batch.target, torch.from_numpy(maps[[4, 3]]))
+    assert batch.target.dtype == torch.uint8
+    assert stored.shape == (3, 2, 3)
+    # The same split, whether its maps are in memory or not; another one with another map.
+    assert split(stored).digest() == split(maps[rows]).digest()
+    assert split(stored).digest() != split(maps[[3, 0, 2]]).digest()

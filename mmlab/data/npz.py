@@ -69,7 +69,7 @@ class NpzDataset(MultimodalDataset, ABC):
         for name, arrays in self.synthetic_files().items():
             write_npz(self._root / name, arrays)
 
-    def read_parts(self, layout: Layout, classes: int) -> dict[SplitName, dict[str, np.ndarray]]:
+    def read_parts(self, layout: Layout, classes: int, label: str = "label") -> dict[SplitName, dict[str, np.ndarray]]:
         """The arrays of each split, where every split has a file of its own and a row for each sample.
 
         The official protocol trains on both the training and the validation file and validates on the test file.
@@ -77,13 +77,14 @@ class NpzDataset(MultimodalDataset, ABC):
         Args:
             layout: of every file; the files are those of ``checksums``, in the order train, val, test.
             classes: the number of classes.
+            label: the array of class indices, of samples or of their pixels.
 
         Raises:
             UserError: if a file is absent, can't be read or contradicts itself.
         """
         train, val, test = (read_npz(self._root / name, layout) for name in self.checksums)
         for name, arrays in zip(self.checksums, (train, val, test), strict=True):
-            check_rows(self._root / name, arrays, tuple(layout), classes)
+            check_rows(self._root / name, arrays, tuple(layout), classes, label)
         if self.protocol == "official":
             both = {name: np.concatenate((train[name], val[name])) for name in layout}
             return {"train": both, "val": test, "test": test}
@@ -128,20 +129,29 @@ def read_npz(path: Path, layout: Layout) -> dict[str, np.ndarray]:
     return arrays
 
 
-def check_rows(path: Path, arrays: dict[str, np.ndarray], names: tuple[str, ...], classes: int) -> None:
+def check_rows(
+    path: Path, arrays: dict[str, np.ndarray], names: tuple[str, ...], classes: int, label: str = "label"
+) -> None:
     """Checks that the named arrays have one row for each label, and that the labels are classes.
+
+    Args:
+        path: of the file, for messages.
+        arrays: of the file.
+        names: of those that have a row for each label.
+        classes: the number of classes.
+        label: the array of class indices, of samples or of their pixels.
 
     Raises:
         UserError: if they haven't or aren't.
     """
-    label = arrays["label"]
+    labels = arrays[label]
     for name in names:
-        if len(arrays[name]) != len(label):
+        if len(arrays[name]) != len(labels):
             raise UserError(
-                f"{path} holds {len(label)} labels but {len(arrays[name])} rows of {name!r}: "
+                f"{path} holds {len(labels)} labels but {len(arrays[name])} rows of {name!r}: "
                 "copy the file anew from its source."
             )
-    if len(label) == 0 or label.max() >= classes:
+    if len(labels) == 0 or labels.max() >= classes:
         raise UserError(f"{path} should hold labels from 0 to {classes - 1}: copy the file anew from its source.")
 
 

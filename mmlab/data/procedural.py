@@ -46,7 +46,10 @@ class ProceduralDataset(MultimodalDataset, ABC):
 
     @abstractmethod
     def arrays(self, labels: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """Makes samples, (B, ...) raw values by modality in order, from their classes (B,) and their draws."""
+        """Makes samples, (B, ...) raw values by modality in order, from their classes (B,) and their draws.
+
+        Label maps, (B, H, W) under ``target``, take the place of the classes where there are some.
+        """
 
     def splits(self) -> dict[SplitName, Split]:
         """Makes the three splits (a few seconds for the default sizes)."""
@@ -60,9 +63,10 @@ class ProceduralDataset(MultimodalDataset, ABC):
             for positions, labels in zip(index.split(self.at_once), target.split(self.at_once), strict=True)
         ]
         arrays = {modality: torch.cat([piece[modality] for piece in pieces]).numpy() for modality in pieces[0]}
+        targets = arrays.pop("target", target.numpy())
         return Split(
             ids=[f"{name}-{position:05d}" for position in range(size)],
-            targets=target.numpy(),
+            targets=targets,
             rows=index.numpy(),
             arrays=arrays,
             present=np.ones((size, len(arrays)), dtype=bool),

@@ -8,7 +8,9 @@ from PIL import Image
 
 from mmlab.data import manifest
 from mmlab.data.manifest import Manifest
+from mmlab.draws import Draws
 from mmlab.errors import UserError
+from tests.conftest import Command
 
 RATE = 8_000
 SMALL = {"image_size": 8, "sample_rate": RATE, "seconds": 0.25}
@@ -266,3 +268,150 @@ def test_where_a_relative_path_was_looked_for_is_said(table: Path, monkeypatch: 
     with pytest.raises(UserError) as caught:
         Manifest(csv="t.csv", **SMALL).prepare()  # type: ignore[arg-type]
     assert f"there is no file a.png, looked for from {table.parent}; correct" in str(caught.value)
+
+
+def ramp(height: int, width: int) -> np.ndarray:
+    return np.arange(height)[:, None] * 2 + np.arange(width)
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """Four training scenes and a test scene in colour, depth and infrared; label maps of floor, hole and no label."""
+    for number in range(5):
+        pixels = 40 + ramp(24, 32) + number
+        labels = np.where(pixels < 80, 0, np.where(pixels < 100, 1, 255)).astype(np.uint8)
+        Image.fromarray(np.repeat(pixels[..., None], 3, axis=2).astype(np.uint8)).save(tmp_path / f"rgb{number}.png")
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"ir{number}.png")
+        depth = (pixels * 100).astype(np.uint16)
+        depth[:2] = 0
+        Image.fromarray(depth).save(tmp_path / f"depth{number}.png")
+        Image.fromarray(labels).save(tmp_path / f"labels{number}.png")
+    rows = [f"s{n},{'test' if n == 4 else 'train'},labels{n}.png,rgb{n}.png,depth{n}.png,ir{n}.png\n" for n in range(5)]
+    (tmp_path / "s.csv").write_text("id,split,target,rgb,depth,ir\n" + "".join(rows))
+    return tmp_path / "s.csv"
+
+
+def segmented(table: Path, **options: object) -> Manifest:
+    given = {"task": "segmentation", "classes": ["floor", "hole"], "image_size": (24, 32)} | options
+    return Manifest(csv=str(table), **given)  # type: ignore[arg-type]
+
+
+def test_rgbd_folders_are_read_for_segmentation(scenes: Path) -> None:
+    data = segmented(scenes)
+    splits = data.splits()
+    assert {name: len(split) for name, split in splits.items()} == {"train": 3, "val": 1, "test": 1}
+    assert [(one.name, one.kind, one.shape) for one in data.modalities] == [
+        ("rgb", "image", (3, 24, 32)),
+        ("depth", "depth", (1, 24, 32)),
+        ("ir", "image", (1, 24, 32)),
+    ]
+    assert data.task.classes == ("floor", "hole")
+    batch = splits["test"].__getitems__([0])
+    assert list(batch.inputs) == ["rgb", "depth", "ir"]
+    assert batch.present.tolist() == [[True, True, True]]
+    pixels = 44 + ramp(24, 32)
+    assert np.array_equal(batch.target[0].numpy(), np.where(pixels < 80, 0, np.where(pixels < 100, 1, 255)))
+    assert np.array_equal(batch.inputs["ir"][0, 0].numpy(), pixels)
+    assert np.array_equal(batch.inputs["rgb"][0, 1].numpy(), pixels)
+    # Depth is a multiple of the median of what was measured; what wasn't is 0, before and after the normalisation.
+    expected = pixels / np.median(pixels[2:])
+    expected[:2] = 0
+    assert np.abs(batch.inputs["depth"][0, 0].numpy() - expected).max() < 1e-3
+    seen = data.transforms()["depth"](batch.inputs["depth"], None)
+    assert not seen[0, 0, :2].any()
+    assert np.abs(seen[0, 0, 2:].numpy() - (expected[2:] - 1) / 0.5).max() < 1e-2
+    assert splits["train"].digest() != splits["val"].digest()
+
+
+def test_training_cuts_pictures_depth_and_labels_alike(scenes: Path) -> None:
+    data = segmented(scenes)
+    index = torch.arange(30)
+    batch = data.splits()["test"].__getitems__([0] * 30)
+    draws = Draws(0, 0, index)
+    transforms = data.transforms()
+    grey = transforms["ir"](batch.inputs["ir"], draws) * 63.75 + 127.5
+    assert torch.allclose(transforms["rgb"](batch.inputs["rgb"], draws)[:, :1] * 63.75 + 127.5, grey, atol=1e-3)
+    labels = transforms["target"](batch.target, draws)
+    assert labels.shape == (30, 24, 32)
+    assert (grey[:, 0][labels == 0] < 82).all()
+    assert (grey[:, 0][labels == 255] > 97).all()
+    depth = transforms["depth"](batch.inputs["depth"], draws)
+    measured = depth != 0
+    relative = depth * 0.5 + 1
+    assert (relative * float(np.median((44 + ramp(24, 32))[2:])) - grey)[measured].abs().max() < 3
+    assert len({round(float(corner), 1) for corner in grey[:, 0, 0, 0]}) > 10
+
+
+def test_label_maps_are_resized_to_the_nearest_pixel(scenes: Path) -> None:
+    split = segmented(scenes, image_size=12).splits()["test"]
+    batch = split.__getitems__([0])
+    assert batch.target.shape == (1, 12, 12)
+    assert set(batch.target.unique().tolist()) == {0, 1, 255}
+
+
+def test_depth_and_infrared_do_for_classes_too(scenes: Path) -> None:
+    text = scenes.read_text()
+    for number in range(5):
+        text = text.replace(f"labels{number}.png", "dry" if number % 2 else "wet")
+    scenes.write_text(text)
+    np.save(scenes.parent / "metres.npy", np.where(ramp(24, 32) > 3, 1.5, np.nan))
+    scenes.write_text(scenes.read_text().replace("depth4.png", "metres.npy"))
+    data = Manifest(csv=str(scenes), image_size=24)
+    splits = data.splits()
+    batch = splits["test"].__getitems__([0])
+    assert batch.target.tolist() == [1]
+    for modality in data.modalities:
+        for draws in (None, Draws(0, 0, batch.index)):  # a class may depend on left and right: nothing is mirrored
+            seen = data.transforms()[modality.name](batch.inputs[modality.name], draws)
+            assert tuple(seen.shape) == (1, *modality.shape)
+            assert torch.equal(seen, data.transforms()[modality.name](batch.inputs[modality.name], None))
+    assert set(batch.inputs["depth"].unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("labels2.png", np.full((24, 32), 7, np.uint8), r"line 4: .*labels2.png can't be used \(it holds the label 7"),
+        ("labels2.png", np.zeros((24, 32, 3), np.uint8), "line 4: .*labels2.png can't be used .*one number for each"),
+        ("labels2.png", np.zeros((24, 32), np.uint16), "line 4: .*it holds uint16, not 8-bit labels"),
+        ("depth1.png", np.zeros((24, 32), np.uint16), r"line 3: .*depth1.png can't be used \(no pixel is above 0"),
+        ("depth1.png", np.zeros((24, 32, 3), np.uint8), "line 3: .*depth1.png can't be used .*one number for each"),
+        ("ir3.png", np.zeros((24, 32), np.uint16), "line 5: .*ir3.png can't be used .*more than 8 bits"),
+    ],
+)
+def test_unfit_maps_are_named(scenes: Path, name: str, array: np.ndarray, message: str) -> None:
+    Image.fromarray(array).save(scenes.parent / name)
+    with pytest.raises(UserError, match=message):
+        segmented(scenes).splits()
+    assert not scenes.with_name("s.csv.packed").exists()
+
+
+def test_segmentation_asks_for_what_it_needs(scenes: Path) -> None:
+    with pytest.raises(UserError, match="needs classes for segmentation: name them"):
+        Manifest(csv=str(scenes), task="segmentation")
+    with pytest.raises(UserError, match="classes has 1 class"):
+        segmented(scenes, classes=["floor"]).splits()
+    text = scenes.read_text()
+    scenes.write_text(text.replace("labels2.png", "hole"))
+    with pytest.raises(UserError, match="line 4: the target 'hole' names no label map"):
+        segmented(scenes).splits()
+    scenes.write_text(text.replace("labels2.png", "nothing.png"))
+    with pytest.raises(UserError, match=r"line 4: there is no file .*nothing\.png"):
+        segmented(scenes).splits()
+    lines = text.splitlines()
+    scenes.write_text("\n".join([lines[0], lines[1], lines[5]]) + "\n")
+    with pytest.raises(UserError, match="one train row, too few to carve"):
+        segmented(scenes).splits()
+
+
+def test_val_rows_are_used_for_segmentation(scenes: Path) -> None:
+    scenes.write_text(scenes.read_text().replace("s3,train", "s3,val").replace("rgb3.png", ""))
+    splits = segmented(scenes).splits()
+    assert splits["val"].ids == ["s3"]
+    assert splits["val"].present.tolist() == [[False, True, True]]
+
+
+def test_segmentation_from_the_command_line(mmlab: Command, scenes: Path) -> None:
+    flags = f"--csv {scenes} --task segmentation --classes [floor,hole] --image_size [24,32]"
+    assert "test: 1 sample" in mmlab(f"prepare Manifest {flags}")
+    assert "needs classes" in mmlab(f"prepare Manifest --csv {scenes} --task segmentation", code=2)

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from torch import nn
 
+from mmlab.backbones.pyramids import Pyramid, SmallPyramid
 from mmlab.backbones.sensors import SensorConv, SensorGRU, SkeletonGRU
 from mmlab.backbones.small_conv import SmallConvNet
 from mmlab.errors import UserError, did_you_mean
-from mmlab.types import DataSpec, Modality
+from mmlab.types import DataSpec, Modality, Segmentation
 
 SMALL_CONV = "small_conv"
 SMALL_CONV_WIDTH = 16
+FACE_RESNET = "face_resnet18"
 SENSORS = {"sensor_conv": SensorConv, "sensor_gru": SensorGRU, "skeleton_gru": SkeletonGRU}
 
 
@@ -23,10 +25,11 @@ class BackboneConfig:
     """One backbone.
 
     Attributes:
-        name: ``small_conv``, a timm model, for sequences ``sensor_conv``, ``sensor_gru`` or ``skeleton_gru``, for text
-            a local folder with a model of transformers (``models/bert-base-uncased``), or the import path of a class of
-            your own (``package.module.Class``), which is called with the Modality and has its features' width as the
-            attribute ``width``.
+        name: ``small_conv``, ``face_resnet18``, a timm model, for sequences ``sensor_conv``, ``sensor_gru`` or
+            ``skeleton_gru``, for text a local folder with a model of transformers (``models/bert-base-uncased``), or
+            the import path of a class of your own (``package.module.Class``), which is called with the Modality and has
+            its features' width as the attribute ``width``; for a class of each pixel it must be a
+            :class:`~mmlab.backbones.pyramids.Pyramid`.
         pretrained: starts from published weights (timm models) or the folder's (text models).
         width: channels of the first block (small_conv only; 16 unless given).
         grid: rows and columns of cells to average the features over, in place of all at once; the features are the
@@ -70,16 +73,18 @@ class Backbones:
 NO_OVERRIDES = Backbones()
 
 
-def build_encoders(spec: DataSpec, backbone: Choice, backbones: Backbones) -> nn.ModuleDict:
+def build_encoders(spec: DataSpec, backbone: Choice, backbones: Backbones, dense: bool = False) -> nn.ModuleDict:
     """One encoder for each modality, in the data set's order.
 
     Args:
-        spec: the data set's modalities.
+        spec: the data set's modalities and task.
         backbone: for every modality that has no override.
         backbones: the overrides.
+        dense: whether a task that asks for a class of each pixel gets pyramids.
 
     Returns:
-        Modules by modality, each from (B, *shape) to (B, D) with D as its ``width``.
+        Modules by modality, each from (B, *shape) to (B, D) with D as its ``width``; or each a
+        :class:`~mmlab.backbones.pyramids.Pyramid`.
 
     Raises:
         UserError: if an override names a modality that the data set lacks, or a backbone doesn't exist or can't
@@ -89,25 +94,37 @@ def build_encoders(spec: DataSpec, backbone: Choice, backbones: Backbones) -> nn
     for name, choice in overrides.items():
         if choice is not None:
             spec.position(name)  # raises for a modality that the data set lacks
-    return nn.ModuleDict(
-        {modality.name: _encoder(modality, overrides.get(modality.name) or backbone) for modality in spec.modalities}
-    )
+    build = _pyramid if dense and isinstance(spec.task, Segmentation) else _encoder
+    encoders = {}
+    for modality in spec.modalities:
+        choice = overrides.get(modality.name) or backbone
+        config = BackboneConfig(choice) if isinstance(choice, str) else choice
+        _check(config)
+        encoders[modality.name] = build(modality, config)
+    return nn.ModuleDict(encoders)
 
 
-def _encoder(modality: Modality, choice: Choice) -> nn.Module:
-    config = BackboneConfig(choice) if isinstance(choice, str) else choice
+def _check(config: BackboneConfig) -> None:
+    """Refuses fields that the backbone doesn't have."""
     if config.name != SMALL_CONV and config.width is not None:
         raise UserError(f"the backbone {config.name} has no width to choose: leave width out, or use {SMALL_CONV}.")
-    if config.name == SMALL_CONV or config.name in SENSORS:
+    if config.name in (SMALL_CONV, FACE_RESNET, *SENSORS):
         if config.pretrained:
             raise UserError(f"{config.name} has no pretrained weights: set pretrained to false, or use a timm model.")
         _refuse_grid(config)
+
+
+def _encoder(modality: Modality, config: BackboneConfig) -> nn.Module:
     if config.name in SENSORS:
         return SENSORS[config.name](_sequence(modality, config.name))
     if config.name == SMALL_CONV:
         _picture(modality, config.name)
         width = SMALL_CONV_WIDTH if config.width is None else config.width
         return SmallConvNet(modality.shape, width)
+    if config.name == FACE_RESNET:
+        from mmlab.backbones.face_resnet import FaceResNet
+
+        return FaceResNet(_picture(modality, config.name)[0])
     if "/" in config.name or (Path(config.name) / "config.json").is_file():
         _refuse_grid(config)
         return _text_model(modality, config)
@@ -123,17 +140,55 @@ def _encoder(modality: Modality, choice: Choice) -> nn.Module:
         if modality.kind == "text":
             _refuse_grid(config)
             return _text_model(modality, config)  # raises, and says what a text needs
-        own = [SMALL_CONV, *SENSORS]
+        own = [SMALL_CONV, FACE_RESNET, *SENSORS]
         known = [*own, *timm.list_models()]
         raise UserError(
             f"there is no backbone {config.name!r}{did_you_mean(config.name, known)}: give "
             f"{', '.join(own)}, the name of a timm model, the folder of a text model, or the import path of a class "
             f"(package.module.Class)."
         )
-    if config.pretrained:
-        raise UserError(f"{config.name} is not from timm: leave pretrained out and load its weights in its class.")
+    encoder = _own_class(config, modality)
+    if not isinstance(getattr(encoder, "width", None), int):
+        raise UserError(
+            f"the backbone {config.name} can't be used: it must be an nn.Module with its features' width in the "
+            f"attribute 'width', a whole number."
+        )
+    return encoder
+
+
+def _pyramid(modality: Modality, config: BackboneConfig) -> nn.Module:
+    if modality.kind not in ("image", "depth"):
+        raise UserError(
+            f"a class of each pixel is decided from images and depth, but the modality {modality.name!r} is of the "
+            f"kind {modality.kind}: choose a data set without it."
+        )
     _refuse_grid(config)
-    return _own_class(config.name, modality)
+    channels = modality.shape[0]
+    if config.name == SMALL_CONV:
+        return SmallPyramid(channels, SMALL_CONV_WIDTH if config.width is None else config.width)
+
+    import timm  # costs seconds, and most quick runs use small_conv
+
+    from mmlab.backbones.timm_pyramid import TimmPyramid
+
+    if timm.is_model(config.name):
+        return TimmPyramid(config.name, channels, config.pretrained)
+    remedy = (
+        f"give {SMALL_CONV}, the name of a convolutional timm model (resnet18, mobilenetv3_small_100), or the import "
+        f"path of a class"
+    )
+    if config.name in (FACE_RESNET, *SENSORS) or "/" in config.name:
+        raise UserError(f"the backbone {config.name} can't serve a class of each pixel: {remedy}.")
+    if "." not in config.name:
+        guess = did_you_mean(config.name, [SMALL_CONV, *timm.list_models()])
+        raise UserError(f"there is no backbone {config.name!r}{guess}: {remedy}.")
+    encoder = _own_class(config, modality)
+    if not isinstance(encoder, Pyramid):
+        raise UserError(
+            f"the backbone {config.name} can't serve a class of each pixel: it must be a subclass of "
+            f"mmlab.backbones.pyramids.Pyramid."
+        )
+    return encoder
 
 
 def _refuse_grid(config: BackboneConfig) -> None:
@@ -183,20 +238,23 @@ def _sequence(modality: Modality, backbone: str) -> tuple[int, int]:
     return length, values
 
 
-def _own_class(path: str, modality: Modality) -> nn.Module:
-    module, _, name = path.rpartition(".")
+def _own_class(config: BackboneConfig, modality: Modality) -> nn.Module:
+    if config.pretrained:
+        raise UserError(f"{config.name} is not from timm: leave pretrained out and load its weights in its class.")
+    _refuse_grid(config)
+    module, _, name = config.name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"the backbone {path} can't be imported ({error}): give the import path of a class that Python finds, "
-            f"or the name of a timm model."
+            f"the backbone {config.name} can't be imported ({error}): give the import path of a class that Python "
+            f"finds, or the name of a timm model."
         ) from error
     encoder = found(modality)
-    if not isinstance(encoder, nn.Module) or not isinstance(getattr(encoder, "width", None), int):
+    if not isinstance(encoder, nn.Module):
         raise UserError(
-            f"the backbone {path} can't be used: it must be an nn.Module with its features' width in the attribute "
-            f"'width', a whole number."
+            f"the backbone {config.name} can't be used: it must be an nn.Module with its features' width in the "
+            f"attribute 'width', a whole number."
         )
     return encoder
 

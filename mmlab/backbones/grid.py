@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 
-def averages(size: int, bins: int) -> Tensor:
+def averages(size: int, bins: int, device: torch.device | None = None) -> Tensor:
     """(bins, size): row b averages the positions from floor(b size / bins) to ceil((b + 1) size / bins)."""
-    rows = torch.zeros(bins, size)
-    for b in range(bins):
-        first, end = b * size // bins, -(-(b + 1) * size // bins)
-        rows[b, first:end] = 1 / (end - first)
-    return rows
+    position = torch.arange(size, device=device)
+    b = torch.arange(bins, device=device)[:, None]
+    first, end = b * size // bins, -(-(b + 1) * size // bins)
+    return ((position >= first) & (position < end)) / (end - first)

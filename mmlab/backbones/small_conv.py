@@ -35,12 +35,11 @@ class SmallConvNet(Backbone):
 
     def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
         super().__init__()
-        if width < 4 or width % 4:
-            raise UserError(f"small_conv can't be {width} channels wide: give a positive multiple of 4 as its width.")
+        check_width(width)
         sizes = [shape[0], width, 2 * width, 4 * width, 8 * width]
         self.blocks = nn.Sequential(
             *(
-                _block(before, after, stride)
+                block(before, after, stride)
                 for before, after, stride in zip(sizes[:-1], sizes[1:], (2, 2, 2, 1), strict=True)
             )
         )
@@ -62,7 +61,18 @@ class SmallConvNet(Backbone):
         return self.projection(coarse.flatten(1))
 
 
-def _block(before: int, after: int, stride: int) -> nn.Module:
+def check_width(width: int) -> None:
+    """Refuses what can't be the channels of the first block.
+
+    Raises:
+        UserError: if ``width`` is not a positive multiple of 4.
+    """
+    if width < 4 or width % 4:
+        raise UserError(f"small_conv can't be {width} channels wide: give a positive multiple of 4 as its width.")
+
+
+def block(before: int, after: int, stride: int) -> nn.Module:
+    """3 x 3 convolution, group normalisation of four channels each, ReLU."""
     return nn.Sequential(
         nn.Conv2d(before, after, kernel_size=3, stride=stride, padding=1, bias=False),
         # Not batch normalisation: results must not depend on how a batch is split over devices.

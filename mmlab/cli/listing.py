@@ -58,7 +58,7 @@ def _classes(folder: Path, base: str) -> list[tuple[str, str]]:
 
 def _backbones() -> list[tuple[str, str]]:
     own = [
-        (f"small_conv ({name})" if name == "SmallConvNet" else name, line)
+        ({"SmallConvNet": "small_conv", "FaceResNet": "face_resnet18"}.get(name, name), line)
         for name, line in _classes(PACKAGE / "backbones", "Backbone")
         if name != "TimmBackbone"
     ]

@@ -8,6 +8,7 @@ the network's business.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +89,10 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def second_head(self) -> SecondHead:
         """A new head that decides beside the first one, from the same fused modalities."""
+
+    def compilable(self) -> Iterable[nn.Module]:
+        """The parts of the encoders that are called, and that ``--compile true`` compiles one by one."""
+        return self.encoders.values()
 
     def forward(self, inputs: dict[str, Tensor], present: Tensor) -> Decision:
         """The decision with the available modalities."""

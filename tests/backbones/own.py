@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from mmlab.backbones.pyramids import Pyramid
+
 
 class MeanAndMax(nn.Module):
     def __init__(self, modality):
@@ -34,3 +36,12 @@ class WrongChannels(AsItIs):
     def __init__(self, modality):
         super().__init__(modality)
         self.channels += 1
+
+
+class Halves(Pyramid):
+    """Nothing but averages over two by two places."""
+
+    def __init__(self, modality):
+        super().__init__()
+        self.channels = (modality.shape[0],) * 5
+        self.stages = nn.ModuleList(nn.AvgPool2d(2, ceil_mode=True) for _ in range(5))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmlab.draws import Draws
+from mmlab.errors import UserError, did_you_mean
 
 Combination = tuple[bool, ...]
 """Which of the modalities are there, in the data set's order; one at least."""
@@ -47,6 +48,24 @@ def combination_name(names: Sequence[str], combination: Combination) -> str:
     return "+".join(name for name, has in zip(names, combination, strict=True) if has)
 
 
+def named_combination(names: Sequence[str], text: str) -> Combination:
+    """The reverse of :func:`combination_name`; the order in the text doesn't matter.
+
+    Raises:
+        UserError: if it names something that is no modality, or one of them twice.
+    """
+    chosen = text.split("+")
+    for name in chosen:
+        if name not in names:
+            raise UserError(
+                f"the combination {text!r} names {name!r}, which is no modality{did_you_mean(name, names)}: join some "
+                f"of {', '.join(names)} by +."
+            )
+    if len(set(chosen)) < len(chosen):
+        raise UserError(f"the combination {text!r} names a modality twice: name each once.")
+    return tuple(name in chosen for name in names)
+
+
 def limited(present: Tensor, combination: Combination) -> Tensor:
     """What remains of each sample's modalities, (B, M) bool, where only a combination is there."""
     return present & torch.tensor(combination, device=present.device)
@@ -66,6 +85,16 @@ def random_available(draws: Draws, present: Tensor) -> Tensor:
     subsets_of_each = (1 << present.sum(dim=1, keepdim=True)) - 1
     number = 1 + (draws.uniform("available") * subsets_of_each).long().minimum(subsets_of_each - 1)
     return present & (number >> rank.clamp(min=0)).bitwise_and_(1).bool()
+
+
+def membership(available: Tensor, combinations: Tensor) -> Tensor:
+    """Which sample has exactly which combination, (B, K) bool.
+
+    Args:
+        available: (B, M) bool.
+        combinations: (K, M) bool.
+    """
+    return (available[:, None] == combinations).all(dim=2)
 
 
 def among(available: Tensor, chosen: Sequence[Combination]) -> Tensor:

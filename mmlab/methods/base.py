@@ -63,6 +63,8 @@ class Method(LightningModule, ABC):
 
     tasks: tuple[type[Task], ...] = (Classification,)
     """What the method is defined for; a data set with another task is refused."""
+    dense = False
+    """Whether the encoders of a data set that asks for a class of each pixel are pyramids."""
 
     def __init__(
         self,
@@ -80,7 +82,7 @@ class Method(LightningModule, ABC):
                 f"{type(self).__name__} is defined for {known}, but {self.spec.dataset} asks for "
                 f"{type(self.spec.task).__name__.lower()}: choose another method (mmlab list methods) or data set."
             )
-        self.encoders = build_encoders(self.spec, backbone, backbones)
+        self.encoders = build_encoders(self.spec, backbone, backbones, self.dense)
         self.stage = ""
         self._optimizer = optimizer
         self._scheduler = scheduler
@@ -92,6 +94,7 @@ class Method(LightningModule, ABC):
         self.by_combination = False
         self._evaluations: list[Evaluation | CombinationEvaluation] = []
         self._sums = LossSums()
+        self._rate = 0.0
 
     # What a method writes.
 
@@ -253,6 +256,7 @@ class Method(LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: the method's losses, remembered on the device for the epoch's means."""
         losses = self.losses(batch)
+        self._rate = self.trainer.optimizers[0].param_groups[0]["lr"]  # at the epoch's end it is the next one's
         if not self._sums.names:
             _check_losses(self, losses)
         self._sums.add(losses, batch.index, self.global_step)
@@ -269,7 +273,7 @@ class Method(LightningModule, ABC):
         self._stop_on_nan()
         means = self.trainer.strategy.reduce(self._sums.means(), reduce_op="mean")
         values = {f"train/{name}": mean for name, mean in zip(self._sums.names, means, strict=True)}
-        self.log_dict(values | {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
+        self.log_dict(values | {"lr": self._rate})
         self._step_plateau()
         self._sums = LossSums()
 

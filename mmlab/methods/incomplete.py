@@ -12,7 +12,7 @@ from mmlab.availability import random_available
 from mmlab.backbones.config import Backbones, Choice
 from mmlab.losses.pixel_cross_entropy import pixel_cross_entropy, pixel_weights
 from mmlab.methods.base import Method, OptimizerFactory, SchedulerFactory
-from mmlab.networks.base import Decision
+from mmlab.networks.base import Decision, Features
 from mmlab.networks.build import build_network
 from mmlab.types import Batch, Classification, Prediction, Regression, Segmentation
 
@@ -31,6 +31,7 @@ class Incomplete(Method):
     """
 
     tasks = (Classification, Segmentation, Regression)
+    dense = True
 
     def __init__(
         self,
@@ -51,8 +52,8 @@ class Incomplete(Method):
         return f"{self.spec.task.monitor}_average" if len(self.tested) > 1 else self.spec.task.monitor
 
     def compilable(self) -> Iterable[nn.Module]:
-        """The network's encoders."""
-        return self.network.encoders.values()
+        """The network's encoders, or their parts."""
+        return self.network.compilable()
 
     def forward(self, inputs: dict[str, Tensor], present: Tensor) -> Prediction:
         """Decides with the modalities that are there."""
@@ -62,7 +63,11 @@ class Incomplete(Method):
         """Decides for each availability; the encoders run once."""
         encoded = self.network.encode(inputs)
         for present in presents:
-            yield Prediction(self.network.head(self.network.trunk(self.network.fuse(encoded, present))).logits)
+            yield Prediction(self.decide(self.network.trunk(self.network.fuse(encoded, present))).logits)
+
+    def decide(self, hidden: Features) -> Decision:
+        """The decision from what leaves the trunk, in evaluation; the head's unless a method puts something between."""
+        return self.network.head(hidden)
 
     def available(self, batch: Batch) -> Tensor:
         """A random non-empty subset of each sample's modalities, (B, M) bool: the same for the same seed and epoch."""

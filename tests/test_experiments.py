@@ -18,6 +18,7 @@ DYNAMIC = ("AVDigits", "GRIDLetters", "CREMAD", "MVSASingle", "Food101", "NYUSce
 SMALL_SETS = ("AVDigits", "GRIDLetters", "GRIDWords", "LDrawParts")
 FLOW_AND_VIEWS = ("UCF101", "ModelNet40")
 SENSORS = ("USCHAD", "MHAD")
+INCOMPLETE = ("AVDigits", "GRIDLetters", "Pothole", "CASIASURF", "CeFA", "NYUv2", "Cityscapes")
 WANTED = {
     "Unimodal": BALANCED,
     "JointTraining": (*BALANCED, *FLOW_AND_VIEWS, *SENSORS, "AVE", "VGGSound"),
@@ -28,6 +29,10 @@ WANTED = {
     "ERLMR": (*SMALL_SETS, *FLOW_AND_VIEWS, *SENSORS),
     "OGMGE": (*SMALL_SETS, *FLOW_AND_VIEWS, *SENSORS, "CREMAD", "KineticsSounds", "AVE", "VGGSound"),
     "UDML": (*SMALL_SETS, "CREMAD", "KineticsSounds"),
+    "ModalityDropout": (*INCOMPLETE, "Rooms"),
+    "MMANet": (*INCOMPLETE, "Rooms", "CREMAD", "KineticsSounds"),
+    **dict.fromkeys(("DMRNet", "OMD"), (*INCOMPLETE, "CREMAD", "KineticsSounds")),
+    **dict.fromkeys(("Distillation", "Dedicated"), ("AVDigits", "GRIDLetters", "Pothole")),
 }
 QUICK = (
     "--data.workers 0 --data.batch_size 16 --trainer.max_epochs 1 --trainer.limit_train_batches 2 "
@@ -69,7 +74,7 @@ def test_it_fits(mmlab, twin, file: Path) -> None:
     assert result["method"] == written["model"]["class_path"]
     assert result["dataset"] == dataset_of(file)
     assert result["protocol"] == "honest"
-    assert 0 <= result["test"]["acc"] <= 1
+    assert 0 <= result["test"][result["monitor"].removeprefix("val/")] <= 1
     # What the file sets and no flag overrides is what was run.
     for key, value in written["model"].get("init_args", {}).items():
         if key not in ("backbone", "backbones", "optimizer", "scheduler"):

@@ -18,6 +18,11 @@ PREPARE: dict[str, tuple[str, ...]] = {
     "UCF101": ("--frame_side 32 --image_size 32",),
     "USCHAD": ("",),
     "MHAD": ("",),
+    "NYUv2": ("",),
+    "Cityscapes": ("--stored [64,128]",),
+    "CASIASURF": ("",),
+    "CeFA": ("",),
+    "Pothole": ("",),
 }
 TINY_TEXT = "--model.backbones.text {root}/tiny_bert --model.backbones.image small_conv"
 SMALLER: dict[str, str] = {
@@ -37,6 +42,12 @@ SMALLER: dict[str, str] = {
     "UCF101": "--data.dataset.root {root} --data.dataset.frame_side 32 --data.dataset.image_size 32",
     "USCHAD": "--data.dataset.root {root}",
     "MHAD": "--data.dataset.root {root}",
+    "NYUv2": "--data.dataset.root {root} --data.dataset.size [64,96]",
+    "Cityscapes": "--data.dataset.root {root} --data.dataset.size [32,64] --data.dataset.stored [64,128]",
+    "CASIASURF": "--data.dataset.root {root}",
+    "CeFA": "--data.dataset.root {root}",
+    "Pothole": "--data.dataset.root {root}",
+    "Rooms": "--data.dataset.train_size 16 --data.dataset.val_size 4 --data.dataset.test_size 4",
     "MovingShapes": "--data.dataset.train_size 96 --data.dataset.val_size 36 --data.dataset.test_size 36",
     "Solids": "--data.dataset.train_size 96 --data.dataset.val_size 36 --data.dataset.test_size 36",
 }

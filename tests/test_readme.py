@@ -72,7 +72,7 @@ def test_shell_block(mmlab, block: str) -> None:
         elif ".help" in line:
             exits_well(mmlab, line)
         elif line.startswith("fit") and "--resume" not in line:
-            if "keypad" in line.lower():
+            if re.search("keypad|rooms", line.lower()):
                 mmlab(f"{line} {QUICK} {SMALL} --wandb.mode off")
             else:
                 exits_well(mmlab, f"{line} --print_config")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from mmlab.networks.build import build_network
 from mmlab.types import Batch, Classification, Prediction, Regression, Segmentation
 
 
-class Incomplete(Method):
+class Incomplete(Method, ABC):
     """A network, random availability in training, and an evaluation with each combination of modalities.
 
     The checkpoint is selected on the average over the combinations, each of which sees the whole validation split.

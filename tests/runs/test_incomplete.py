@@ -69,8 +69,8 @@ def test_it_is_killed_resumed_to_the_same_bits_and_tested(mmlab, twin, method: s
 @pytest.mark.xdist_group("twins")
 @ON_BOTH_TASKS
 def test_two_processes_equal_one(mmlab, twin, method: str, setting: str) -> None:
-    # Adam divides by the gradient: where that is next to nothing, the last bits decide. The twins' pictures have constant
-    # parts, whose features are ties at the kinks of ReLU: there last bits decide too. What is wrong moves weights more.
+    # Adam divides by the gradient: where that is next to nothing, the last bits decide. They decide too where features
+    # of the twins' constant pictures tie at the kink of a ReLU. What is wrong moves weights much further.
     command = f"{line(method, setting, twin)} --model.optimizer SGD --model.optimizer.lr 0.001 --test false"
     mmlab(f"{command} --run_dir one")
     done = in_two_processes(f"{command} --run_dir two")

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The runs behind the tables in docs/results.md: every method, four real data sets, five seeds, one core and about a minute
-# each. On sound and image, late fusion is tested under Gaussian noise too, with five noise seeds.
+# The runs behind the tables in docs/results.md, one core and a minute or two each: every method on four real data sets, and
+# the methods for incomplete modalities on four too, five seeds. On sound and image, late fusion is tested under Gaussian
+# noise too, with five noise seeds.
 # Finished runs are skipped, a stopped one is resumed. The result files go to results/, everything else stays in runs/.
 #
 #   bash benchmarks/results.sh .venv/bin/mmlab
@@ -8,7 +9,7 @@ set -euo pipefail
 command="${1:-mmlab}"
 export OMP_NUM_THREADS=1
 
-# one <data set> <name of the row> <seed> <experiment> [flags]
+# one <folder of the data set> <name of the row> <seed> <experiment> [flags]
 one() {
   name="$1/$2/seed$3"
   run="runs/table/${name}"
@@ -21,7 +22,7 @@ one() {
   if [ -f "${run}/config.yaml" ]; then
     nice -n 19 ${command} fit --resume "${run}"
   else
-    nice -n 19 ${command} fit --config "experiments/$4_$1.yaml" --seed "$3" --run_dir "${run}" --wandb.mode off \
+    nice -n 19 ${command} fit --config "experiments/$4_${1##*/}.yaml" --seed "$3" --run_dir "${run}" --wandb.mode off \
       --trainer.enable_progress_bar false "${@:5}"
   fi
   mkdir -p "results/${name}"
@@ -45,5 +46,20 @@ for seed in 0 1 2 3 4; do
   one ldrawparts late_fusion_all_epochs "${seed}" late_fusion --patience 0
   for name in avdigits gridletters; do
     for method in mnl_qmf mnl_pdf; do one "${name}" "${method}" "${seed}" "${method}"; done
+  done
+done
+
+for seed in 0 1 2 3 4; do
+  for data in "pothole_patches rgb depth" "pothole rgb depth" "avdigits audio image" "gridletters audio video"; do
+    read -r name first second <<< "${data}"
+    folder="missing/${name}"
+    for method in modality_dropout mmanet dmrnet; do one "${folder}" "${method}" "${seed}" "${method}"; done
+    one "${folder}" distillation_features "${seed}" distillation --model.logit_weight 0
+    one "${folder}" distillation_logits "${seed}" distillation --model.feature_weight 0
+    one "${folder}" dedicated_both "${seed}" dedicated --model.modalities "[${first},${second}]"
+    for modality in "${first}" "${second}"; do
+      one "${folder}" "dedicated_${modality}" "${seed}" dedicated --model.modalities "[${modality}]"
+      one "${folder}" "omd_${modality}" "${seed}" omd --model.privileged "[${modality}]"
+    done
   done
 done

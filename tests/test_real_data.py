@@ -14,6 +14,7 @@ from mmlab.data.grid_letters import GRIDLetters
 from mmlab.data.grid_words import GRIDWords
 from mmlab.data.ldraw_parts import LDrawParts
 from mmlab.data.npz import NpzDataset
+from mmlab.data.pothole import Pothole
 
 DATA = Path(os.environ.get("MMLAB_DATA", "../shared/data")).resolve()
 
@@ -36,14 +37,19 @@ def _data(monkeypatch: pytest.MonkeyPatch) -> None:
         (GRIDWords(), {"train": 695, "val": 99, "test": 200}),
         (LDrawParts(), {"train": 956, "val": 148, "test": 369}),
         (LDrawParts(rear="depth", protocol="official"), {"train": 1104, "val": 369, "test": 369}),
+        (Pothole(), {"train": 35, "val": 9, "test": 23}),
+        (Pothole(task="patches"), {"train": 520, "val": 131, "test": 398}),
     ],
-    ids=["hard", "official", "extended", "unseen speaker", "letters", "words", "parts", "parts by depth, official"],
+    ids=[
+        *("hard", "official", "extended", "unseen speaker", "letters", "words", "parts", "parts by depth, official"),
+        *("potholes", "patches"),
+    ],
 )
 def test_the_splits_have_their_published_sizes(dataset: NpzDataset, sizes: dict[str, int]) -> None:
     assert {name: len(split) for name, split in dataset.splits().items()} == sizes
 
 
-@pytest.mark.parametrize("name", ["AVDigits", "GRIDLetters", "GRIDWords", "LDrawParts"])
+@pytest.mark.parametrize("name", ["AVDigits", "GRIDLetters", "GRIDWords", "LDrawParts", "Pothole"])
 def test_the_files_are_the_published_ones(mmlab, name: str) -> None:
     out = mmlab(f"prepare {name}")
     assert out.count("the published file") == out.count(".npz")
@@ -52,16 +58,24 @@ def test_the_files_are_the_published_ones(mmlab, name: str) -> None:
 
 @pytest.mark.parametrize(
     "dataset",
-    [GRIDWords(), LDrawParts(), LDrawParts(rear="depth")],
-    ids=["words", "parts", "parts by depth"],
+    [GRIDWords(), LDrawParts(), LDrawParts(rear="depth"), Pothole(size=(144, 240)), Pothole(task="patches")],
+    ids=["words", "parts", "parts by depth", "potholes", "patches"],
 )
 def test_normalised_training_data_have_mean_0_and_std_1(dataset: NpzDataset) -> None:
     split = dataset.splits()["train"]
-    for name, transform in dataset.transforms().items():
-        normal = transform(torch.from_numpy(split.arrays[name]), None).transpose(0, 1).flatten(1)
+    transforms = dataset.transforms()
+    for name, array in split.arrays.items():
+        normal = transforms[name](torch.from_numpy(array), None).transpose(0, 1).flatten(1)
         # Without the mirror images the mean of the flow's x is not quite 0.
         assert normal.mean(dim=1).abs().max() < 0.06
         torch.testing.assert_close(normal.std(dim=1), torch.ones(len(normal)), rtol=0, atol=0.01)
+
+
+def test_no_two_parts_show_a_frame_of_the_same_road() -> None:
+    for task in ("segmentation", "patches"):
+        splits = Pothole(task=task).splits()  # type: ignore[arg-type]
+        frames = [{tuple(name.split("/")[:2]) for name in split.ids} for split in splits.values()]
+        assert sum(map(len, frames)) == len(set().union(*frames)) == 67
 
 
 def test_a_fit_of_two_epochs_learns(mmlab) -> None:

@@ -47,6 +47,8 @@ class Geometry:
         self._shift = shift
         self._evaluation = evaluation or size
         self._draw = draw
+        # Moved to the device once: a tensor made of numbers in every step would wait for it.
+        self._cut, self._stretched = torch.tensor([size]), torch.tensor([self._evaluation])
 
     def axes(self, raw: Tensor, draws: Draws | None) -> tuple[Axis, Axis] | None:
         """Where the rows and the columns of the result lie; None where the raw image stays as it is.
@@ -58,13 +60,13 @@ class Geometry:
         if draws is None:
             if tuple(raw.shape[-2:]) == self._evaluation:
                 return None
-            stretched = torch.tensor([self._evaluation], device=raw.device)
+            stretched = self._stretched = self._stretched.to(raw.device)
             rows, columns = (torch.arange(side, device=raw.device)[None] for side in self._evaluation)
             return self._axes(raw, rows, columns, stretched)
-        size = torch.tensor([self.size], device=raw.device)
+        size = self._cut = self._cut.to(raw.device)
         low, high = self._scale
         factor = low + (high - low) * draws.uniform(f"{self._draw}/scale")
-        scaled = torch.round(factor * torch.tensor([raw.shape[-2:]], device=raw.device)).long()
+        scaled = torch.cat([factor * side for side in raw.shape[-2:]], dim=1).round().long()
         scaled = torch.where((scaled > size).all(dim=1, keepdim=True), scaled, size)
         room = scaled - size
         place = (draws.uniform(f"{self._draw}/place", 2) * (room + 1)).long().minimum(room)

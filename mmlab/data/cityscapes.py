@@ -12,10 +12,10 @@ from PIL import Image
 from mmlab.data.aligned import Geometry
 from mmlab.data.base import ProtocolName, refuse_existing
 from mmlab.data.packing import BadSample, Sample, pack
-from mmlab.data.pictures import read_picture
+from mmlab.data.pictures import nearest, read_picture
 from mmlab.data.scenes import VOID, SceneDataset, read_levels
 from mmlab.errors import UserError
-from mmlab.types import Modality, Segmentation
+from mmlab.types import Segmentation
 
 SCALE = (0.5, 2.0)
 # In metres; the published ones.
@@ -98,18 +98,18 @@ class Cityscapes(SceneDataset):
             raise UserError(f"stored is {list(stored)}; give [height, width], each 1 pixel or more.")
         self.size = size
         self.stored = stored
-        modality = Modality(
+        super().__init__(
+            root,
+            Geometry(size, SCALE, evaluation=stored),
+            (DEPTH_MEAN, DEPTH_STD),
+            FARTHEST,
+            True,
             "depth",
-            "depth",
-            (1, *size),
-            (DEPTH_MEAN,),
-            (DEPTH_STD,),
-            low=0.0,
-            high=FARTHEST,
-            noise=FARTHEST / 255,  # as much of the range as one grey level is of a picture's
+            "labels",
+            validation_share,
+            split_seed,
+            protocol,
         )
-        geometry = Geometry(size, SCALE, evaluation=stored)
-        super().__init__(root, geometry, modality, True, "depth", "labels", validation_share, split_seed, protocol)
 
     @property
     def task(self) -> Segmentation:
@@ -199,15 +199,13 @@ class Cityscapes(SceneDataset):
         if not disparity.shape == labels.shape == rgb.size[::-1]:
             raise BadSample("picture, disparity and labels have different sizes")
         depth = without_far(depth_from_disparity(disparity, *_camera(sample.files["camera"])))
-        rows = _nearest(labels.shape[0], height)[:, None]
-        columns = _nearest(labels.shape[1], width)
         small = rgb.resize((width, height), Image.Resampling.BILINEAR) if rgb.size != (width, height) else rgb
         table = np.full(256, VOID, dtype=np.uint8)
         table[list(CLASSES.values())] = np.arange(len(CLASSES))
         return {
             "rgb": np.asarray(small).transpose(2, 0, 1),
-            "depth": depth[rows, columns][None],
-            "labels": table[labels.astype(np.uint8)[rows, columns]],
+            "depth": nearest(depth, self.stored)[None],
+            "labels": table[nearest(labels.astype(np.uint8), self.stored)],
         }
 
 
@@ -231,11 +229,6 @@ def depth_from_disparity(disparity: np.ndarray, baseline: float, fx: float) -> n
 def without_far(depth: np.ndarray) -> np.ndarray:
     """Depth in metres with 0 in place of what is farther than 300 m, of the same type."""
     return np.where(depth > FARTHEST, 0, depth).astype(depth.dtype)
-
-
-def _nearest(length: int, wanted: int) -> np.ndarray:
-    """The pixels nearest to those of a side of another length, (wanted,)."""
-    return (2 * np.arange(wanted) + 1) * length // (2 * wanted)
 
 
 def _camera(file: Path) -> tuple[float, float]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from abc import ABC
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmlab.data.base import MultimodalDataset, ProtocolName
+from mmlab.data.base import ProtocolName
 from mmlab.data.image import IMAGENET_MEAN, IMAGENET_STD, RandomResizedCropFlip
-from mmlab.data.packing import BadSample, Packed, Sample, open_packed, pack
+from mmlab.data.packed import PackedDataset
+from mmlab.data.packing import BadSample, Sample, pack
 from mmlab.data.video import read_audio, read_frames
 from mmlab.errors import UserError
 from mmlab.types import Modality
@@ -23,7 +23,7 @@ SAMPLES = 10 * RATE
 STORED_FRAMES = 10
 
 
-class ClipDataset(MultimodalDataset, ABC):
+class ClipDataset(PackedDataset, ABC):
     """Clips that are packed as 10 s of sound and 10 square frames each.
 
     Args:
@@ -42,7 +42,7 @@ class ClipDataset(MultimodalDataset, ABC):
             raise UserError(f"frames is {frames}, but {STORED_FRAMES} are stored: choose 1 to {STORED_FRAMES}.")
         if frame_side < 1 or image_size < 1:
             raise UserError(f"frame_side is {frame_side} and image_size {image_size}; choose at least 1 pixel.")
-        self.root = Path(root)
+        super().__init__(root)
         self.frames = frames
         self.frame_side = frame_side
         self.image_size = image_size
@@ -62,16 +62,7 @@ class ClipDataset(MultimodalDataset, ABC):
 
     @property
     def _command(self) -> str:
-        size = "" if self.frame_side == 256 else f" --frame_side {self.frame_side}"
-        return f"mmlab prepare {type(self).__name__} --root {self.root}{size}"
-
-    @property
-    def _synthetic(self) -> bool:
-        return (self.root / "SYNTHETIC").exists()
-
-    @cached_property
-    def _packed(self) -> Packed:
-        return open_packed(self._folder, type(self).__name__, self._command)
+        return super()._command + ("" if self.frame_side == 256 else f" --frame_side {self.frame_side}")
 
     def _pack(
         self,
@@ -87,7 +78,7 @@ class ClipDataset(MultimodalDataset, ABC):
         }
         every = {"frame_side": self.frame_side, **options, "synthetic": self._synthetic}
         pack(self._folder, type(self).__name__, every, samples, layout, decode, workers)
-        vars(self).pop("_packed", None)
+        self._forget()
 
 
 def mp4_files(paths: Iterable[Path]) -> list[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlab.data.base import MultimodalDataset, Split, SplitName, Transform
+from mmlab.data.base import Split, SplitName, Transform
 from mmlab.data.image import Normalise
-from mmlab.data.packing import BadSample, Packed, Sample, open_packed, pack
+from mmlab.data.packed import PackedDataset
+from mmlab.data.packing import BadSample, Sample, pack
 from mmlab.data.pictures import read_picture
 from mmlab.draws import Draws
 from mmlab.errors import UserError
@@ -31,7 +31,7 @@ LARGEST_ANGLE = 30  # degrees
 CANVAS = 0.8  # of the canvas that would hold the whole turned image: it cuts most of the black corners off
 
 
-class FaceDataset(MultimodalDataset, ABC):
+class FaceDataset(PackedDataset, ABC):
     """Aligned pictures of faces by three cameras, and whether each face is living or an attack.
 
     They are packed as 144 x 144 pixels, and encoders see 112 x 112: see :class:`RandomTurnCropFlip`, which all three
@@ -40,9 +40,6 @@ class FaceDataset(MultimodalDataset, ABC):
     Args:
         root: folder of the raw data and of the pack.
     """
-
-    def __init__(self, root: str) -> None:
-        self.root = Path(root)
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -85,24 +82,12 @@ class FaceDataset(MultimodalDataset, ABC):
     def _folder(self) -> Path:
         return self.root / f"packed-{STORED_SIDE}px"
 
-    @property
-    def _command(self) -> str:
-        return f"mmlab prepare {type(self).__name__} --root {self.root}"
-
-    @property
-    def _synthetic(self) -> bool:
-        return (self.root / "SYNTHETIC").exists()
-
-    @cached_property
-    def _packed(self) -> Packed:
-        return open_packed(self._folder, type(self).__name__, self._command)
-
     def _pack(self, options: Mapping[str, Any], samples: Sequence[Sample], workers: int) -> None:
         """Packs triplets, see :func:`~mmlab.data.packing.pack`; one that lacks a picture is left out and named."""
         every = {**options, "synthetic": self._synthetic}
         layout = dict.fromkeys(NAMES, ((3, STORED_SIDE, STORED_SIDE), "uint8"))
         pack(self._folder, type(self).__name__, every, samples, layout, _decode, workers)
-        vars(self).pop("_packed", None)
+        self._forget()
 
 
 class RandomTurnCropFlip:

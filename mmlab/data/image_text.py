@@ -9,16 +9,16 @@ import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Set
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 from torchvision.transforms.functional import center_crop, resize
 
-from mmlab.data.base import MultimodalDataset, Split, SplitName, Transform
+from mmlab.data.base import Split, SplitName, Transform
 from mmlab.data.image import Normalise
-from mmlab.data.packing import Packed, Sample, open_packed, pack
+from mmlab.data.packed import PackedDataset
+from mmlab.data.packing import Sample, pack
 from mmlab.data.pictures import read_picture
 from mmlab.data.tokens import HALVES, LENGTH, TokensAsLong, WordPieces, file_sha256, tokenizer_file
 from mmlab.errors import UserError, did_you_mean
@@ -58,7 +58,7 @@ class Line:
     image: str | None
 
 
-class ImageText(MultimodalDataset, ABC):
+class ImageText(PackedDataset, ABC):
     """A set of captioned images with a class each, as jsonl files.
 
     Args:
@@ -70,7 +70,7 @@ class ImageText(MultimodalDataset, ABC):
     """Lines of each split (and number of classes) of the published set, to say when they differ."""
 
     def __init__(self, root: str, tokenizer: str | None) -> None:
-        self.root = Path(root)
+        super().__init__(root)
         self.tokenizer = tokenizer
 
     @abstractmethod
@@ -156,7 +156,7 @@ class ImageText(MultimodalDataset, ABC):
         }
         layout = {"text": ((2, LENGTH), "int32"), "image": ((3, CROPPED, CROPPED), "uint8")}
         pack(self._folder, type(self).__name__, options, samples, layout, decode, workers)
-        vars(self).pop("_packed", None)
+        self._forget()
         found = {"classes": len(classes)} | {split: len(part) for split, part in parts.items()}
         differing = [
             f"{name} {found[name]}, not {count}" for name, count in self.published.items() if found[name] != count
@@ -182,17 +182,8 @@ class ImageText(MultimodalDataset, ABC):
         }
 
     @property
-    def _folder(self) -> Path:
-        return self.root / "packed"
-
-    @property
     def _command(self) -> str:
-        tokenizer = "" if self.tokenizer is None else f" --tokenizer {self.tokenizer}"
-        return f"mmlab prepare {type(self).__name__} --root {self.root}{tokenizer}"
-
-    @cached_property
-    def _packed(self) -> Packed:
-        return open_packed(self._folder, type(self).__name__, self._command)
+        return super()._command + ("" if self.tokenizer is None else f" --tokenizer {self.tokenizer}")
 
     def _file(self, names: tuple[str, ...]) -> Path:
         for name in names:

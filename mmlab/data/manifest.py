@@ -14,12 +14,14 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from mmlab.data.aligned import AlignedDepth, AlignedImage, AlignedLabels, Geometry, normalised_depth
 from mmlab.data.base import LabelMaps, MultimodalDataset, Split, SplitName, Transform, carve_validation
 from mmlab.data.image import Normalise
 from mmlab.data.packing import Packed, Sample, open_packed, pack, packed_options
+from mmlab.data.pictures import nearest
 from mmlab.data.spectrogram import LogMel
 from mmlab.draws import Draws
 from mmlab.errors import UserError, did_you_mean
@@ -388,7 +390,7 @@ class Manifest(MultimodalDataset):
         for name, file in sample.files.items():
             try:
                 values[name] = self._read(name, file)
-            except (OSError, ValueError, EOFError, RuntimeError, SyntaxError) as error:
+            except (OSError, ValueError, EOFError, RuntimeError, SyntaxError, Image.DecompressionBombError) as error:
                 # PIL raises SyntaxError on broken png files, soundfile RuntimeError on broken sound.
                 raise UserError(
                     f"{self._place(sample)}: {file} can't be used ({error}); replace the file or remove the line."
@@ -429,8 +431,6 @@ class Manifest(MultimodalDataset):
 
     def _read_image(self, file: Path, mode: Literal["RGB", "L"]) -> np.ndarray:
         """(3, height, width) uint8, or (1, height, width) for grey levels."""
-        from PIL import Image, ImageOps
-
         if file.suffix.lower() == ".npy":
             pixels = np.load(file, allow_pickle=False)
             if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
@@ -456,7 +456,7 @@ class Manifest(MultimodalDataset):
         if not len(valid):
             raise ValueError("no pixel is above 0, so nothing was measured")
         relative = (known / np.median(valid)).clip(0, np.finfo(np.float16).max)
-        return _nearest(relative, self.size).astype(np.float16)[None]
+        return nearest(relative, self.size).astype(np.float16)[None]
 
     def _read_labels(self, file: Path) -> np.ndarray:
         """(height, width) uint8."""
@@ -470,7 +470,7 @@ class Manifest(MultimodalDataset):
                 f"it holds the label {other.min()}, but there are only the classes 0 to {classes - 1} and "
                 f"{Segmentation.ignore_index} for no label"
             )
-        return _nearest(labels, self.size)
+        return nearest(labels, self.size)
 
 
 def _normalised_depth(raw: Tensor, draws: Draws | None) -> Tensor:
@@ -495,19 +495,11 @@ def _plane(file: Path) -> np.ndarray:
     if file.suffix.lower() == ".npy":
         plane = np.load(file, allow_pickle=False)
     else:
-        from PIL import Image
-
         with Image.open(file) as image:
             plane = np.asarray(image)
     if plane.ndim != 2:
         raise ValueError(f"it is {plane.dtype} {plane.shape}, not (height, width): one number for each pixel")
     return plane
-
-
-def _nearest(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(height, width) resized by taking the nearest pixel."""
-    rows, columns = ((np.arange(new) * 2 + 1) * old // (2 * new) for new, old in zip(size, plane.shape, strict=True))
-    return plane[rows[:, None], columns]
 
 
 def _looked_from(path: Path) -> str:

@@ -6,16 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mmlab.data.base import (
-    MultimodalDataset,
-    ProtocolName,
-    Split,
-    SplitName,
-    Transform,
-    refuse_existing,
-)
+from mmlab.data.base import ProtocolName, Split, SplitName, Transform, refuse_existing
 from mmlab.data.image import RandomCropFlip
-from mmlab.data.packing import BadSample, Packed, Sample, open_packed, pack
+from mmlab.data.packed import PackedDataset
+from mmlab.data.packing import BadSample, Sample, pack
 from mmlab.data.pictures import read_picture
 from mmlab.errors import UserError, did_you_mean
 from mmlab.types import Classification, Modality
@@ -29,7 +23,7 @@ MEAN = (0.4951 * 255, 0.3601 * 255, 0.4587 * 255)
 STD = (0.1474 * 255, 0.1950 * 255, 0.1646 * 255)
 
 
-class NYUScenes(MultimodalDataset):
+class NYUScenes(PackedDataset):
     """NYU Depth V2 scenes: which kind of room it is, from a picture and its depth map.
 
     The raw images lie in ``<root>/train/<class>/<name>.png`` (or jpg, jpeg) and ``<root>/test/<class>/...``, and may
@@ -67,7 +61,7 @@ class NYUScenes(MultimodalDataset):
     ) -> None:
         if not 0 < validation_share < 1:
             raise UserError(f"validation_share is {validation_share}; choose a share between 0 and 1.")
-        self.root = Path(root)
+        super().__init__(root)
         self.validation_share = validation_share
         self.split_seed = split_seed
         self.protocol = protocol
@@ -92,7 +86,7 @@ class NYUScenes(MultimodalDataset):
         Raises:
             UserError: if the images are not prepared.
         """
-        return Classification(tuple(self._open().meta["options"]["classes"]))
+        return Classification(tuple(self._packed.meta["options"]["classes"]))
 
     def transforms(self) -> dict[str, Transform]:
         """Crops and flips, the same for both modalities."""
@@ -105,7 +99,7 @@ class NYUScenes(MultimodalDataset):
         Raises:
             UserError: if the images are not prepared, or a split is empty.
         """
-        packed = self._open()
+        packed = self._packed
         index = {name: label for label, name in enumerate(packed.meta["options"]["classes"])}
         for name in packed.meta["options"]["splits"]:
             if name not in packed.split:
@@ -138,6 +132,7 @@ class NYUScenes(MultimodalDataset):
         shape = (3, STORED_SIDE, STORED_SIDE)
         layout = {"rgb": (shape, "uint8"), "depth": (shape, "uint8")}
         pack(self._folder, "NYUScenes", options, samples, layout, _decode, workers)
+        self._forget()
 
     def write_synthetic(self) -> None:
         """Writes small images of three classes, each with a colour and a slope of its own, in the raw layout.
@@ -170,17 +165,6 @@ class NYUScenes(MultimodalDataset):
     @property
     def _folder(self) -> Path:
         return self.root / f"packed-{STORED_SIDE}px"
-
-    @property
-    def _command(self) -> str:
-        return f"mmlab prepare NYUScenes --root {self.root}"
-
-    @property
-    def _synthetic(self) -> bool:
-        return (self.root / "SYNTHETIC").exists()
-
-    def _open(self) -> Packed:
-        return open_packed(self._folder, "NYUScenes", self._command)
 
     def _find(self) -> list[Sample]:
         samples: list[Sample] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from mmlab.data.packing import BadSample, Sample, pack
 from mmlab.data.pictures import read_picture
 from mmlab.data.scenes import VOID, SceneDataset, read_levels
 from mmlab.errors import UserError
-from mmlab.types import Modality, Segmentation
+from mmlab.types import Segmentation
 
 FILE = "nyu_depth_v2_labeled.mat"
 IMAGES = 1449
@@ -89,6 +90,7 @@ NAMES = {
 # The training images, numbered from 1 (the others are for testing), and the published maps of classes, 0 for void.
 FACTS: dict[str, list[int]] = json.loads((Path(__file__).parent / "nyuv2.json").read_text())
 TO_40, TO_13 = np.array(FACTS["to_40"]), np.array(FACTS["to_13"])
+SIZE = (480, 640)
 TWIN = (64, 96)
 
 
@@ -97,15 +99,15 @@ class NYUv2(SceneDataset):
 
     Put the public file ``nyu_depth_v2_labeled.mat`` into the root, or the images that others unpack from it:
     ``<root>/train.txt`` and ``test.txt`` with one image number of four digits on each line, and
-    ``<root>/<train|test>/<rgb|depth|depth_raw|labels_40>/0003.png``, depth in millimetres with 16 bits, label 0 for
-    pixels without one. ``mmlab prepare`` checks them and packs pictures, both depths and the label maps of 40 and of
-    13 classes into ``<root>/packed``, 3.9 GB, which every variant shares. Images that can't be decoded are left out
-    and named. The file needs h5py: ``pip install "mmlab[hdf5]"``.
+    ``<root>/<train|test>/<rgb|depth|depth_raw|labels_40>/0003.png``, 480 x 640 pixels each, depth in millimetres with
+    16 bits, label 0 for pixels without one. ``mmlab prepare`` checks them and packs pictures, both depths and the label
+    maps of 40 and of 13 classes into ``<root>/packed``, 4.0 GB, which every variant shares. Images that can't be
+    decoded are left out and named. The file needs h5py: ``pip install "mmlab[hdf5]"``.
 
     The split is the standard one, 795 images for training and 654 for testing. There is no validation split: the
-    honest protocol carves one off the training images, whole scenes at a time (from unpacked images, which don't say
-    their scene, image by image, so that a scene may be on both sides). The official protocol trains on all of them
-    and validates on the test split, as the papers do.
+    honest protocol carves one off the training images, whole scenes at a time. Unpacked images don't say their scene:
+    of these, runs of consecutive numbers stay together, as images of one scene mostly follow one another. The official
+    protocol trains on all of them and validates on the test split, as the papers do.
 
     Depth is normalised by the published mean and deviation. In training, one draw rescales picture, depth and label
     map by 1.0 to 1.4, cuts them and mirrors them (see :class:`~mmlab.data.aligned.Geometry`); colours are jittered.
@@ -116,7 +118,7 @@ class NYUv2(SceneDataset):
         classes: 40 or 13.
         depth: ``refined``, without holes, or ``raw``, where what was not measured is 0, after normalising too.
         size: (height, width) that a network sees. Label maps of evaluation keep theirs, 480 x 640.
-        validation_share: of the scenes (or images) that is carved off for validation.
+        validation_share: of the scenes (or runs of numbers) that is carved off for validation.
         split_seed: of that draw.
         protocol: ``honest``, or ``official`` for selection on the test split.
 
@@ -137,20 +139,11 @@ class NYUv2(SceneDataset):
         self.classes = classes
         self.depth = depth
         self.size = size
-        modality = Modality(
-            "depth",
-            "depth",
-            (1, *size),
-            (DEPTH_MEAN,),
-            (DEPTH_STD,),
-            low=0.0,
-            high=FARTHEST,
-            noise=FARTHEST / 255,  # as much of the range as one grey level is of a picture's
-        )
         super().__init__(
             root,
             Geometry(size, SCALE),
-            modality,
+            (DEPTH_MEAN, DEPTH_STD),
+            FARTHEST,
             depth == "raw",
             "depth" if depth == "refined" else "depth_raw",
             f"labels_{classes}",
@@ -185,7 +178,6 @@ class NYUv2(SceneDataset):
         else:
             self._prepare_images(workers)
         self._forget()
-        vars(self).pop("task", None)
 
     def write_synthetic(self) -> None:
         """Writes small noisy mosaics of all classes, each with a colour and a distance of its own.
@@ -232,8 +224,24 @@ class NYUv2(SceneDataset):
         }
 
     @property
-    def _folder(self) -> Path:
-        return self.root / "packed"
+    def _stored(self) -> tuple[int, int]:
+        """(height, width) of the images."""
+        return TWIN if self._synthetic else SIZE
+
+    @property
+    def _layout(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        size = self._stored
+        return {
+            "rgb": ((3, *size), "uint8"),
+            "depth": ((1, *size), "uint16"),
+            "depth_raw": ((1, *size), "uint16"),
+            "labels_40": (size, "uint8"),
+            "labels_13": (size, "uint8"),
+        }
+
+    def _forget(self) -> None:
+        super()._forget()
+        vars(self).pop("task", None)
 
     def _prepare_file(self, workers: int) -> None:
         path = self.root / FILE
@@ -252,13 +260,20 @@ class NYUv2(SceneDataset):
             absent = [name for name in ("images", "depths", "rawDepths", "labels", "scenes") if name not in file]
             if absent:
                 raise UserError(f"{path} lacks {', '.join(absent)}; {again}.")
-            count, _, width, height = file["images"].shape
-            if any(file[name].shape != (count, width, height) for name in ("depths", "rawDepths", "labels")):
-                raise UserError(f"{path} holds pictures, depths and labels of different sizes; {again}.")
+            try:
+                scenes = ["".join(map(chr, file[each][()].ravel())) for each in file["scenes"][()].ravel()]
+            except (OSError, TypeError, ValueError, AttributeError) as error:
+                raise UserError(f"{path} doesn't name the images' scenes ({error}); {again}.") from error
+            count = len(scenes)
             if count != IMAGES and not self._synthetic:
                 raise UserError(f"{path} holds {count} images instead of {IMAGES}; {again}.")
-            scenes = ["".join(map(chr, file[each][()].ravel())) for each in file["scenes"][()].ravel()]
-            files = dict.fromkeys(_layout(height, width), path)
+            # MATLAB stores the last axis first.
+            height, width = self._stored
+            maps = dict.fromkeys(("depths", "rawDepths", "labels"), (count, width, height))
+            for name, shape in {"images": (count, 3, width, height), **maps}.items():
+                if getattr(file[name], "shape", None) != shape:
+                    raise UserError(f"{path} doesn't hold {count} {name} of {width} x {height} pixels; {again}.")
+            files = dict.fromkeys(self._layout, path)
             trained = set(FACTS["train"])
             samples = [
                 Sample(f"{number:04}", "train" if number in trained else "test", scene, files)
@@ -276,7 +291,7 @@ class NYUv2(SceneDataset):
                     raise BadSample(f"image {sample.id} holds the label {labels.max()}, but the last is 894")
                 return {"rgb": rgb, "depth": depth[None], "depth_raw": raw[None], **_label_maps(TO_40[labels])}
 
-            self._pack("scene", samples, height, width, decode, workers)
+            self._pack("scene", samples, decode, workers)
 
     def _prepare_images(self, workers: int) -> None:
         folders = ("rgb", "depth", "depth_raw", "labels_40")
@@ -286,19 +301,25 @@ class NYUv2(SceneDataset):
                 f"{self.root} holds neither {FILE} nor unpacked images with train.txt and test.txt; put the file "
                 "there, or point --root to the folder that holds it."
             )
-        samples = []
+        samples: list[Sample] = []
+        first_at: dict[int, str] = {}
         for listed in lists:
-            for line, name in read_list(listed, "copy it anew from its source").items():
-                number = name.strip()
+            for line, text in read_list(listed, "copy it anew from its source").items():
+                place, number = f"{listed}, line {line}", text.strip()
+                if not number.isdecimal():
+                    raise UserError(f"{place}: {number!r} is no image number; correct the line.")
+                split = "train" if int(number) in FACTS["train"] else "test"
+                if split != listed.stem:
+                    raise UserError(f"{place}: {number} is a {split} image of the standard split; move it there.")
+                other = first_at.setdefault(int(number), place)
+                if other != place:
+                    raise UserError(f"{place}: {number} stands at {other} already; remove one of the lines.")
                 files = {folder: self.root / listed.stem / folder / f"{number}.png" for folder in folders}
                 absent = next((file for file in files.values() if not file.is_file()), None)
                 if absent is not None:
-                    raise UserError(f"{listed}, line {line}: there is no {absent}; unpack it anew or remove the line.")
+                    raise UserError(f"{place}: there is no {absent}; unpack it anew or remove the line.")
                 samples.append(Sample(number, listed.stem, number, files | {"labels_13": files["labels_40"]}))
-        try:
-            width, height = read_picture(samples[0].files["rgb"], samples[0].id, ("PNG",)).size
-        except BadSample as bad:
-            raise UserError(f"{samples[0].files['rgb']} can't be used ({bad}); unpack it anew.") from bad
+        height, width = self._stored
 
         def decode(sample: Sample) -> dict[str, np.ndarray]:
             rgb = np.asarray(read_picture(sample.files["rgb"], sample.files["rgb"].name, ("PNG",)))
@@ -314,19 +335,17 @@ class NYUv2(SceneDataset):
                 **_label_maps(labels),
             }
 
-        self._pack("image", samples, height, width, decode, workers)
+        self._pack("neighbours", _by_neighbours(samples), decode, workers)
 
     def _pack(
         self,
         carved_by: str,
         samples: list[Sample],
-        height: int,
-        width: int,
         decode: Callable[[Sample], Mapping[str, np.ndarray]],
         workers: int,
     ) -> None:
         options = {"carved_by": carved_by, "synthetic": self._synthetic}
-        pack(self._folder, "NYUv2", options, samples, _layout(height, width), decode, workers)
+        pack(self._folder, "NYUv2", options, samples, self._layout, decode, workers)
 
 
 def millimetres(metres: np.ndarray) -> np.ndarray:
@@ -334,14 +353,14 @@ def millimetres(metres: np.ndarray) -> np.ndarray:
     return (metres * 1000).astype(np.uint16)
 
 
-def _layout(height: int, width: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    return {
-        "rgb": ((3, height, width), "uint8"),
-        "depth": ((1, height, width), "uint16"),
-        "depth_raw": ((1, height, width), "uint16"),
-        "labels_40": ((height, width), "uint8"),
-        "labels_13": ((height, width), "uint8"),
-    }
+def _by_neighbours(samples: list[Sample]) -> list[Sample]:
+    """The samples with the first of the consecutive numbers of one split that theirs belongs to as their target."""
+    grouped: list[Sample] = []
+    for sample in sorted(samples, key=lambda sample: int(sample.id)):
+        last = grouped[-1] if grouped else None
+        follows = last is not None and last.split == sample.split and int(sample.id) - int(last.id) == 1
+        grouped.append(replace(sample, target=last.target) if last is not None and follows else sample)
+    return grouped
 
 
 def _label_maps(labels: np.ndarray) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from functools import cached_property
 from pathlib import Path
 
@@ -10,17 +10,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mmlab.data.aligned import AlignedDepth, AlignedImage, AlignedLabels, Geometry
-from mmlab.data.base import (
-    LabelMaps,
-    MultimodalDataset,
-    ProtocolName,
-    Split,
-    SplitName,
-    Transform,
-    carve_validation,
-)
+from mmlab.data.base import LabelMaps, ProtocolName, Split, SplitName, Transform, carve_validation
 from mmlab.data.image import IMAGENET_MEAN, IMAGENET_STD
-from mmlab.data.packing import BadSample, Packed, open_packed
+from mmlab.data.packed import PackedDataset
+from mmlab.data.packing import BadSample
 from mmlab.errors import UserError
 from mmlab.types import Modality
 
@@ -28,7 +21,7 @@ VOID = 255
 """The label of pixels that have none."""
 
 
-class SceneDataset(MultimodalDataset, ABC):
+class SceneDataset(PackedDataset, ABC):
     """A data set whose pack holds ``rgb``, depth and label maps, with the splits ``train`` and ``test``.
 
     Samples whose target has one name in the pack are never torn apart when a validation split is carved off.
@@ -36,7 +29,8 @@ class SceneDataset(MultimodalDataset, ABC):
     Args:
         root: folder of the raw files and of the pack.
         geometry: of the transforms.
-        depth: name, scale and unit of the depth that an encoder sees.
+        depth_scale: mean and deviation of the depths, in their unit.
+        farthest: the largest depth.
         keep_invalid: whether a depth of 0 stays 0 after normalising.
         depth_array: which array of the pack it is.
         label_array: which array of the pack holds the label maps.
@@ -52,7 +46,8 @@ class SceneDataset(MultimodalDataset, ABC):
         self,
         root: str,
         geometry: Geometry,
-        depth: Modality,
+        depth_scale: tuple[float, float],
+        farthest: float,
         keep_invalid: bool,
         depth_array: str,
         label_array: str,
@@ -64,28 +59,32 @@ class SceneDataset(MultimodalDataset, ABC):
             raise UserError(f"validation_share is {validation_share}; choose a share between 0 and 1.")
         if min(geometry.size) < 1:
             raise UserError(f"size is {list(geometry.size)}; give [height, width], each 1 pixel or more.")
-        self.root = Path(root)
+        super().__init__(root)
         self.validation_share = validation_share
         self.split_seed = split_seed
         self.protocol = protocol
         self._geometry = geometry
-        self._depth = depth
+        self._depth_scale = depth_scale
+        self._farthest = farthest
         self._keep_invalid = keep_invalid
         self._arrays = {"rgb": "rgb", "depth": depth_array}
         self._label_array = label_array
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """``rgb``, in ImageNet's scale, and ``depth``."""
-        shape = (3, *self._geometry.size)
-        return Modality("rgb", "image", shape, IMAGENET_MEAN, IMAGENET_STD, low=0.0, high=255.0), self._depth
+        """``rgb``, in ImageNet's scale, and ``depth``, in its own."""
+        size, (mean, std) = self._geometry.size, self._depth_scale
+        noise = self._farthest / 255  # as much of the range as one grey level is of a picture's
+        return (
+            Modality("rgb", "image", (3, *size), IMAGENET_MEAN, IMAGENET_STD, low=0.0, high=255.0),
+            Modality("depth", "depth", (1, *size), (mean,), (std,), low=0.0, high=self._farthest, noise=noise),
+        )
 
     def transforms(self) -> dict[str, Transform]:
         """One geometric draw for the picture, its depth and its label map; colours are jittered in training."""
-        (mean,), (std,) = self._depth.mean, self._depth.std
         return {
             "rgb": AlignedImage(self._geometry, IMAGENET_MEAN, IMAGENET_STD, jitter=True),
-            "depth": AlignedDepth(self._geometry, mean, std, self._keep_invalid),
+            "depth": AlignedDepth(self._geometry, *self._depth_scale, self._keep_invalid),
             "target": AlignedLabels(self._geometry),
         }
 
@@ -97,23 +96,6 @@ class SceneDataset(MultimodalDataset, ABC):
         """
         train, validation, test = self._positions
         return {"train": self._take(train), "val": self._take(validation), "test": self._take(test)}
-
-    @property
-    @abstractmethod
-    def _folder(self) -> Path:
-        """Of the pack."""
-
-    @property
-    def _command(self) -> str:
-        return f"mmlab prepare {type(self).__name__} --root {self.root}"
-
-    @property
-    def _synthetic(self) -> bool:
-        return (self.root / "SYNTHETIC").exists()
-
-    @cached_property
-    def _packed(self) -> Packed:
-        return open_packed(self._folder, type(self).__name__, self._command)
 
     @cached_property
     def _positions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -137,9 +119,8 @@ class SceneDataset(MultimodalDataset, ABC):
         return train[kept], train[carved], test
 
     def _forget(self) -> None:
-        """What was read from a pack that is there no more."""
-        for name in ("_packed", "_positions"):
-            vars(self).pop(name, None)
+        super()._forget()
+        vars(self).pop("_positions", None)
 
     def _label_maps(self, positions: np.ndarray) -> LabelMaps:
         return LabelMaps(self._packed.arrays[self._label_array], self._packed.rows[positions])

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mmlab.data.base import MultimodalDataset, ProtocolName, Split, SplitName, Transform, refuse_existing
+from mmlab.data.base import ProtocolName, Split, SplitName, Transform, refuse_existing
 from mmlab.data.image import Normalise
-from mmlab.data.packing import BadSample, Sample, open_packed, pack
+from mmlab.data.packed import PackedDataset
+from mmlab.data.packing import BadSample, Sample, pack
 from mmlab.errors import UserError
 from mmlab.types import Classification, Modality
 
@@ -44,7 +45,7 @@ class Sensor:
             return np.moveaxis(window, self.time, 0).reshape(self.shape).astype(np.float32)
 
 
-class SensorDataset(MultimodalDataset, ABC):
+class SensorDataset(PackedDataset, ABC):
     """Activities, each a window of every sensor, in a folder ``node_<number>`` for each subject.
 
     A subclass sets ``sensors`` and ``activities``.
@@ -78,7 +79,7 @@ class SensorDataset(MultimodalDataset, ABC):
             raise UserError(f"validation_share is {validation_share}; choose a share between 0 and 1.")
         if nodes is not None and (not nodes or len(set(nodes)) < len(nodes)):
             raise UserError(f"nodes is {nodes}; name each subject once, or leave it out for all of them.")
-        self.root = Path(root)
+        super().__init__(root)
         self.nodes = nodes
         self.validation_share = validation_share
         self.split_seed = split_seed
@@ -104,7 +105,7 @@ class SensorDataset(MultimodalDataset, ABC):
         Raises:
             UserError: if the arrays are not prepared, a subject isn't there, or a split is empty.
         """
-        packed = open_packed(self._folder, type(self).__name__, self._command)
+        packed = self._packed
         known = packed.meta["options"]["nodes"]
         chosen = known if self.nodes is None else self.nodes
         for node in chosen:
@@ -152,6 +153,7 @@ class SensorDataset(MultimodalDataset, ABC):
         options = {"nodes": list(folders), "synthetic": self._synthetic}
         layout = {name: (sensor.shape, "float32") for name, sensor in self.sensors.items()}
         pack(self._folder, type(self).__name__, options, samples, layout, decode, workers)
+        self._forget()
 
     def write_synthetic(self) -> None:
         """Writes two subjects with four training and two test windows of each class, in the raw layout.
@@ -184,18 +186,6 @@ class SensorDataset(MultimodalDataset, ABC):
             "protocol": self.protocol,
             "synthetic": self._synthetic,
         }
-
-    @property
-    def _folder(self) -> Path:
-        return self.root / "packed"
-
-    @property
-    def _command(self) -> str:
-        return f"mmlab prepare {type(self).__name__} --root {self.root}"
-
-    @property
-    def _synthetic(self) -> bool:
-        return (self.root / "SYNTHETIC").exists()
 
     def _find(self) -> dict[int, Path]:
         """The subjects' folders by number, in order."""

@@ -113,6 +113,15 @@ def test_crops_for_training_and_whole_images_for_evaluation(twin: Path) -> None:
     assert len(data.task.classes) == 19
 
 
+def test_training_zooms_in_and_out(twin: Path) -> None:
+    data = Cityscapes(root=str(twin), size=(32, 64), stored=(64, 128))
+    columns = (1 + torch.arange(128.0)).expand(200, 1, 64, 128)
+    seen = data.transforms()["depth"](columns, Draws(0, 0, torch.arange(200)))
+    pixels = (seen * 38.70280704877372 + 31.715617493177906).diff(dim=3).abs().mean(dim=(1, 2, 3))
+    assert 0.48 < pixels.min() < 0.55
+    assert 1.8 < pixels.max() < 2.02
+
+
 def test_bad_images_are_left_out_and_named(raw: Path) -> None:
     name = "aachen_000000_000019"
     (raw / "camera" / "train" / "aachen" / f"{name}_camera.json").write_text(json.dumps({"extrinsic": {}}))

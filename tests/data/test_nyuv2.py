@@ -85,13 +85,23 @@ def test_scenes_stay_together(twin: Path) -> None:
     assert other["val"].ids != splits["val"].ids
 
 
+def test_neighbours_stay_together_where_the_scenes_are_not_known(images: Path) -> None:
+    data = NYUv2(root=str(images), size=SIZE, validation_share=0.4)
+    data.prepare()
+    runs = ({3, 4, 5, 6, 7, 8}, {10, 11, 12, 13}, {19, 20}, {22, 23, 24, 25, 26, 27})
+    splits = data.splits()
+    train, validation = ({int(name) for name in splits[part].ids} for part in ("train", "val"))
+    assert sum(run <= validation for run in runs) == 2
+    assert all(run <= validation or run <= train for run in runs)
+
+
 def test_both_layouts_hold_the_same(twin: Path, images: Path) -> None:
     pytest.importorskip("h5py")
     if not (twin / "nyu_depth_v2_labeled.mat").exists():
         pytest.skip("the twin was written without h5py")
     ours = NYUv2(root=str(images), size=SIZE, protocol="official")
     ours.prepare()
-    assert ours.details()["carved_by"] == "image"
+    assert ours.details()["carved_by"] == "neighbours"
     theirs = NYUv2(root=str(twin), size=SIZE, protocol="official").splits()
     for name, split in ours.splits().items():
         assert split.digest() == theirs[name].digest()
@@ -136,6 +146,21 @@ def test_what_the_network_sees(twin: Path, depth: str) -> None:
     assert transforms["target"](batch.target, None).shape == (2, 64, 96)
     assert transforms["target"](batch.target, Draws(0, 0, batch.index)).shape == (2, 32, 48)
     assert (transforms["depth"](batch.inputs["depth"], None) == 0).any() == (depth == "raw")
+
+
+def test_training_zooms_in_and_jitters_colours(twin: Path) -> None:
+    data = NYUv2(root=str(twin), size=SIZE)
+    transforms, draws = data.transforms(), Draws(0, 0, torch.arange(200))
+    columns = torch.arange(96.0).expand(200, 1, *SIZE)
+    steps = (transforms["depth"](columns, draws) * 1417.2594281672277 + 2841.94941272766).diff(dim=3).abs()
+    pixels = steps.mean(dim=(1, 2, 3))
+    assert 1 / 1.4 - 0.02 < pixels.min() < 0.75
+    assert 0.95 < pixels.max() < 1.02
+    red = torch.tensor([200, 20, 20], dtype=torch.uint8).view(1, 3, 1, 1).expand(200, 3, *SIZE)
+    seen = transforms["rgb"](red, draws)[:, :, 0, 0]
+    assert (seen.std(dim=0) > 0.05).all()
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    torch.testing.assert_close(transforms["rgb"](red, None), (red / 255 - mean) / std)
 
 
 def test_picture_depth_and_labels_stay_aligned(twin: Path) -> None:
@@ -200,6 +225,31 @@ def test_a_damaged_file(twin: Path, tmp_path: Path) -> None:
     shutil.copy(twin / "nyu_depth_v2_labeled.mat", tmp_path)
     with pytest.raises(UserError, match="holds 28 images instead of 1449; download it anew"):
         data.prepare()
+    shutil.copy(twin / "SYNTHETIC", tmp_path)
+    with h5py.File(tmp_path / "nyu_depth_v2_labeled.mat", "r+") as file:
+        del file["rawDepths"]
+        file["rawDepths"] = np.zeros((28, 64, 96), np.float32)
+    with pytest.raises(UserError, match="doesn't hold 28 rawDepths of 96 x 64 pixels; download it anew"):
+        data.prepare()
+    with h5py.File(tmp_path / "nyu_depth_v2_labeled.mat", "r+") as file:
+        del file["scenes"]
+        file["scenes"] = np.zeros(28)
+    with pytest.raises(UserError, match=r"doesn't name the images' scenes \(.*\); download it anew"):
+        data.prepare()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0001", r"train.txt, line 2: 0001 is a test image of the standard split; move it there"),
+        ("3", r"train.txt, line 2: 3 stands at .*train.txt, line 1 already; remove one of the lines"),
+        ("rgb/0004", r"train.txt, line 2: 'rgb/0004' is no image number; correct the line"),
+    ],
+)
+def test_the_lists_are_checked(images: Path, line: str, message: str) -> None:
+    (images / "train.txt").write_text(f"0003\n{line}\n")
+    with pytest.raises(UserError, match=message):
+        NYUv2(root=str(images)).prepare()
 
 
 def test_what_is_missing_is_said(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image, ImageFile
 
 from mmlab.data.packing import BadSample
-from mmlab.data.pictures import read_picture
+from mmlab.data.pictures import nearest, read_picture
 
 
 def test_a_picture_has_its_own_size_and_the_mode_that_is_asked_for(tmp_path: Path) -> None:
@@ -61,3 +63,12 @@ def test_every_error_of_a_decoder_is_a_bad_sample(
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load, raising=False)
     with pytest.raises(BadSample, match=r"^a can't be decoded: broken$"):
         read_picture(tmp_path / "a.png", "a", ("PNG",))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (4, 6), (3, 20), (11, 5)])
+def test_the_nearest_pixel_is_the_one_whose_centre_is(size: tuple[int, int]) -> None:
+    plane = np.arange(8 * 12, dtype=np.uint16).reshape(8, 12)
+    expected = F.interpolate(torch.from_numpy(plane.astype(np.float64))[None, None], size, mode="nearest-exact")
+    found = nearest(plane, size)
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, expected[0, 0].numpy())

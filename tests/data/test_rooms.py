@@ -57,6 +57,23 @@ def test_splits_fit_the_spec(task: str) -> None:
 
 
 @TASKS
+def test_training_cuts_everything_alike(task: str) -> None:
+    data = tiny(task)
+    transforms, draws = data.transforms(), Draws(0, 0, torch.arange(30))
+    height, width = data.modalities[0].shape[1:]
+    ramp = (1 + torch.arange(width) + 2 * torch.arange(height)[:, None]).expand(30, 1, -1, -1)
+    found = {}
+    for modality in data.modalities:
+        raw = ramp.expand(-1, modality.shape[0], -1, -1)
+        found[modality.name] = transforms[modality.name](raw, draws)[:, 0] * modality.std[0] + modality.mean[0]
+    if task == "segmentation":
+        found["target"] = transforms["target"](ramp[:, 0].to(torch.uint8), draws)
+    for name, places in found.items():
+        assert (places - found["rgb"]).abs().max() < 1.6, name  # half a pixel in both directions
+    assert len({round(float(place[0, 0]), 1) for place in found["rgb"]}) > 5
+
+
+@TASKS
 def test_inputs_are_normalised(task: str) -> None:
     data = tiny(task, train_size=64)
     arrays = data.splits()["train"].arrays

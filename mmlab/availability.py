@@ -95,16 +95,3 @@ def membership(available: Tensor, combinations: Tensor) -> Tensor:
         combinations: (K, M) bool.
     """
     return (available[:, None] == combinations).all(dim=2)
-
-
-def among(available: Tensor, chosen: Sequence[Combination]) -> Tensor:
-    """Which samples have exactly one of the chosen combinations, (B,) bool.
-
-    Args:
-        available: (B, M) bool.
-        chosen: the combinations.
-    """
-    if not chosen:
-        return torch.zeros(len(available), dtype=torch.bool, device=available.device)
-    table = torch.tensor(chosen, device=available.device)
-    return (available[:, None] == table).all(dim=2).any(dim=1)

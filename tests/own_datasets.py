@@ -65,6 +65,10 @@ class Halves(Brightness):
     """Which pixels lie in the brighter half; the pictures and their label map are mirrored together in training."""
 
     @property
+    def modalities(self) -> tuple[Modality, ...]:
+        return tuple(replace(modality, shape=(1, 20, 20)) for modality in super().modalities)
+
+    @property
     def task(self) -> Task:
         return Segmentation(("dark", "bright"))
 
@@ -84,9 +88,9 @@ class Halves(Brightness):
     def _split(self, number: int, name: str, size: int) -> Split:
         rng = np.random.default_rng(number)
         right = rng.integers(0, 2, size).astype(bool)
-        targets = np.zeros((size, 8, 8), dtype=np.int64)
-        targets[right, :, 4:] = 1
-        targets[~right, :, :4] = 1
+        targets = np.zeros((size, 20, 20), dtype=np.int64)
+        targets[right, :, 10:] = 1
+        targets[~right, :, :10] = 1
         pictures = np.clip(rng.normal(80 + 100 * targets[:, None], 30), 0, 255).astype(np.uint8)
         targets[:, 0] = 255  # unlabelled
         ids = [f"{name}{position}" for position in range(size)]

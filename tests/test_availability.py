@@ -3,10 +3,10 @@ from __future__ import annotations
 import torch
 
 from mmlab.availability import (
-    among,
     combination_name,
     every_combination,
     limited,
+    membership,
     random_available,
     subsets,
     without_one,
@@ -61,8 +61,8 @@ def test_masks_differ_by_epoch_and_not_by_batch() -> None:
     assert not torch.equal(whole, random_available(draws(64, epoch=1), present))
 
 
-def test_among_and_limited() -> None:
+def test_membership_and_limited() -> None:
     available = torch.tensor([[True, False], [True, True], [False, True]])
-    assert among(available, [(True, False), (False, True)]).tolist() == [True, False, True]
-    assert among(available, []).tolist() == [False, False, False]
+    combinations = torch.tensor([[False, True], [True, False]])
+    assert membership(available, combinations).tolist() == [[False, True], [False, False], [True, False]]
     assert limited(available, (True, False)).tolist() == [[True, False], [True, False], [False, False]]

@@ -9,11 +9,38 @@ adds the loss up over four sizes. There a size without a labelled pixel gives 0 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmlab.types import Segmentation
+
+
+def summed_over_sizes(
+    sizes: Sequence[Tensor],
+    target: Tensor,
+    task: Segmentation,
+    kept: Tensor | None,
+    gathered: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The losses of logits of several sizes for the same labels, added up, a scalar.
+
+    Args:
+        sizes: (B, C, h, w) each.
+        target: (B, H, W) class indices or the label to ignore.
+        task: its weights and the label to ignore.
+        kept: (B,) bool, the samples whose pixels count; None for all.
+        gathered: joins the rows of all processes; the mean of their losses then is what one process would have.
+    """
+    if kept is not None:
+        target = target.masked_fill(~kept.view(-1, 1, 1), task.ignore_index)
+    losses = []
+    for logits in sizes:
+        weights = pixel_weights(target, tuple(logits.shape[2:]), task)
+        losses.append(pixel_cross_entropy(logits, target, task, gathered(weights[None]).mean(dim=0)))
+    return torch.stack(losses).sum()
 
 
 def pixel_cross_entropy(logits: Tensor, target: Tensor, task: Segmentation, normaliser: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ Loss, with h what leaves the trunk and z the logits of student S and teacher T:
     L = CE(z_S, y) + w_f mean (h_S - h_T)^2 + w_z t^2 KL(softmax(z_T / t) || softmax(z_S / t))
 
 For segmentation, h are all maps that the decoder takes, whose mean squares are added up, and the divergence is averaged
-over places. For regression, the squared difference of the numbers takes the place of the divergence.
+over places. For regression, half the squared difference of the numbers takes the place of the divergence.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mmlab.backbones.config import NO_OVERRIDES, Backbones, Choice
 from mmlab.errors import UserError
-from mmlab.losses.distillation import feature_distillation, logit_distillation
+from mmlab.losses.distillation import decision_divergence, feature_distillation, number_divergence
 from mmlab.methods.base import OptimizerFactory, SchedulerFactory
 from mmlab.methods.taught import Taught
 from mmlab.types import Batch, Regression
@@ -78,9 +78,9 @@ class Distillation(Taught):
         pairs = zip((hidden.deep, *hidden.skips), (target.deep, *target.skips), strict=True)
         features = torch.stack([feature_distillation(own, theirs) for own, theirs in pairs]).sum()
         if isinstance(self.spec.task, Regression):
-            logits = feature_distillation(decision.logits, target_logits)
+            logits = number_divergence(decision.logits, target_logits).mean()
         else:
-            logits = logit_distillation(decision.logits, target_logits, self.temperature)
+            logits = decision_divergence(decision.logits, target_logits, self.temperature).mean()
         return {
             "loss": task + self.feature_weight * features + self.logit_weight * logits,
             self.spec.task.loss: task,

@@ -140,9 +140,18 @@ class CombinationEvaluation:
 
         Args:
             gathered: joins the rows of all processes.
+
+        Raises:
+            UserError: if no sample has any of the modalities.
         """
         seen = gathered(self._seen[None].to(self._device)).sum(dim=0)
         known = [number for number in range(len(self._tested)) if seen[number]]
+        if not known:
+            names = ", ".join(combination_name(self._spec.names, combination) for combination in self._tested)
+            raise UserError(
+                f"{self._method} can't be evaluated: no sample of the split has any modality of {names}; choose "
+                f"modalities that {self._spec.dataset} has."
+            )
         each = [dict(self._metrics[number].compute()) for number in known]
         values = {"loss": torch.stack([self._losses[number].compute() for number in known]).mean()}
         for number, metrics in zip(known, each, strict=True):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmlab.availability import random_available
 from mmlab.backbones.config import Backbones, Choice
-from mmlab.losses.pixel_cross_entropy import pixel_cross_entropy, pixel_weights
+from mmlab.losses.pixel_cross_entropy import summed_over_sizes
 from mmlab.methods.base import Method, OptimizerFactory, SchedulerFactory
 from mmlab.networks.base import Decision, Features
 from mmlab.networks.build import build_network
@@ -88,18 +88,6 @@ class Incomplete(Method, ABC):
         """
         task = self.spec.task
         if not isinstance(task, Segmentation):
-            each = task.criterion(decision.logits.to(_precise(decision.logits)), target)
+            each = task.criterion(decision.logits.to(torch.promote_types(decision.logits.dtype, torch.float32)), target)
             return (each if kept is None else each * kept).mean()
-        if kept is not None:
-            target = target.masked_fill(~kept.view(-1, 1, 1), task.ignore_index)
-        total = torch.zeros((), dtype=_precise(decision.logits), device=target.device)
-        for logits in (decision.logits, *decision.coarse):
-            weights = pixel_weights(target, tuple(logits.shape[2:]), task)
-            # With several processes, the mean of their losses must be what one process would have.
-            every = self.gathered(weights[None]).mean(dim=0)
-            total = total + pixel_cross_entropy(logits, target, task, every)
-        return total
-
-
-def _precise(logits: Tensor) -> torch.dtype:
-    return torch.promote_types(logits.dtype, torch.float32)
+        return summed_over_sizes((decision.logits, *decision.coarse), target, task, kept, self.gathered)

@@ -30,14 +30,15 @@ from mmlab.backbones.config import NO_OVERRIDES, Backbones, Choice, build_encode
 from mmlab.backbones.pyramids import Pyramid
 from mmlab.errors import UserError
 from mmlab.fusion.cross_translation import CrossTranslation
-from mmlab.losses.joint_adaptation import decision_divergence, number_divergence
+from mmlab.losses.distillation import decision_divergence, number_divergence
 from mmlab.losses.late_fusion import mean_over
 from mmlab.losses.mmd import mmd
-from mmlab.losses.pixel_cross_entropy import pixel_cross_entropy, pixel_weights
+from mmlab.losses.pixel_cross_entropy import summed_over_sizes
 from mmlab.methods.base import Method, OptimizerFactory, SchedulerFactory, Stage
 from mmlab.networks.base import Decision, Features, Head, Network
 from mmlab.networks.build import build_network
 from mmlab.networks.decoder import Decoder
+from mmlab.networks.segmentation import common_size
 from mmlab.networks.vector import LinearHead
 from mmlab.types import Batch, Classification, DataSpec, Prediction, Regression, Segmentation
 
@@ -63,7 +64,7 @@ class OMD(Method):
     segmentation translators work on the coarsest map, MMD on its mean over all places, KL on each pixel, and the
     decoder H takes the finer maps of the available streams, added up. For regression the criterion stands in the place
     of cross-entropy, and half the squared difference in that of KL, see
-    :func:`~mmlab.losses.joint_adaptation.number_divergence`.
+    :func:`~mmlab.losses.distillation.number_divergence`.
 
     A sample that lacks a privileged modality has no MMD and no KL of it. One that lacks an available modality is
     decided from the streams that it has. A loss is averaged over the samples that have what it needs.
@@ -131,7 +132,8 @@ class OMD(Method):
         self.privileged = [name for name in self.spec.names if name in privileged]
         self.available = [name for name in self.spec.names if name not in privileged]
         self.maps = isinstance(self.spec.task, Segmentation)
-        self._check_sizes()
+        if self.maps:  # streams are joined place by place, beside networks of one modality each
+            common_size(self.spec)
 
         own = self.encoders
         self.teachers = nn.ModuleDict({name: self._network(name, own[name]) for name in self.privileged})
@@ -165,17 +167,6 @@ class OMD(Method):
         for option, number in {"translated_width": translated_width, "teacher_epochs": self.teacher_epochs}.items():
             if number is not None and number < 1:
                 raise UserError(f"OMD's {option} is {number}: give 1 or more, or leave it out.")
-
-    def _check_sizes(self) -> None:
-        sizes = {name: modality.shape[1:] for name, modality in zip(self.spec.names, self.spec.modalities, strict=True)}
-        first = sizes[self.spec.names[0]]
-        for name, size in sizes.items():
-            if self.maps and size != first:
-                raise UserError(
-                    f"OMD compares and joins places for segmentation, but {name!r} of {self.spec.dataset} is "
-                    f"{' x '.join(map(str, size))} and {self.spec.names[0]!r} {' x '.join(map(str, first))}: give all "
-                    f"the same size."
-                )
 
     def _alone(self, name: str) -> DataSpec:
         return replace(self.spec, modalities=(self.spec.modalities[self.spec.position(name)],))
@@ -444,13 +435,7 @@ class OMD(Method):
         task = self.spec.task
         if not isinstance(task, Segmentation):
             return mean_over(task.criterion(_precise(decision.logits), target), kept, count)
-        target = target.masked_fill(~kept.view(-1, 1, 1), task.ignore_index)
-        sizes = []
-        for logits in (decision.logits, *decision.coarse):
-            # With several processes, the mean of their losses must be what one process would have.
-            weights = self.gathered(pixel_weights(target, tuple(logits.shape[2:]), task)[None]).mean(dim=0)
-            sizes.append(pixel_cross_entropy(logits, target, task, weights))
-        return torch.stack(sizes).sum()
+        return summed_over_sizes((decision.logits, *decision.coarse), target, task, kept, self.gathered)
 
 
 class _Widened(nn.Module):

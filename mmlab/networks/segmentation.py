@@ -36,7 +36,7 @@ class SegmentationNetwork(Network):
         norm: the normalisation of all that is new beside the encoders.
 
     Args:
-        spec: pictures of one size, whose height and width are multiples of 4.
+        spec: pictures of one size, whose height and width are multiples of 4, at least 20.
         encoders: pyramids of the same channels for all modalities.
 
     Raises:
@@ -45,7 +45,7 @@ class SegmentationNetwork(Network):
 
     def __init__(self, spec: DataSpec, encoders: nn.ModuleDict) -> None:
         super().__init__()
-        size = _common_size(spec)
+        size = common_size(spec)
         pyramids = [cast(Pyramid, encoder) for encoder in encoders.values()]
         first = pyramids[0]
         for name, pyramid in zip(encoders, pyramids, strict=True):
@@ -106,8 +106,12 @@ class SegmentationNetwork(Network):
         return Decoder(self.width, self.skips, self._classes, self.norm)
 
 
-def _common_size(spec: DataSpec) -> tuple[int, int]:
-    """(H, W) of the pictures."""
+def common_size(spec: DataSpec) -> tuple[int, int]:
+    """(H, W) of the pictures.
+
+    Raises:
+        UserError: if they differ, or the encoders can't halve them five times and the decoder double them again.
+    """
     sizes = {modality.name: modality.shape[1:] for modality in spec.modalities}
     first = spec.modalities[0]
     for name, size in sizes.items():
@@ -117,9 +121,11 @@ def _common_size(spec: DataSpec) -> tuple[int, int]:
                 f"{' x '.join(map(str, size))} and {first.name!r} {' x '.join(map(str, first.shape[1:]))}: give all "
                 f"the same size."
             )
-    if any(side % 4 for side in first.shape[1:]):
+    # The last stage would halve a single row or column, of which torch's CPU kernel for bfloat16 makes a gradient from
+    # memory that nobody has written to.
+    if any(side % 4 or side <= 16 for side in first.shape[1:]):
         raise UserError(
             f"the pictures of {spec.dataset} are {' x '.join(map(str, first.shape[1:]))}, but segmentation needs a "
-            f"height and a width that are multiples of 4: choose such a size for the data set."
+            f"height and a width that are multiples of 4 and at least 20: choose such a size for the data set."
         )
     return first.shape[1], first.shape[2]

@@ -10,6 +10,7 @@ import torch
 from mmlab.backbones.config import BackboneConfig
 from mmlab.errors import UserError
 from mmlab.methods.dedicated import Dedicated
+from mmlab.methods.evaluation import CombinationEvaluation
 from mmlab.methods.modality_dropout import ModalityDropout
 from mmlab.types import DataSpec, Modality, Segmentation
 from tests.methods.toy import batch, check, spec
@@ -41,6 +42,17 @@ def test_samples_without_its_modalities_do_not_count() -> None:
     logits = method(samples.inputs, samples.present).logits
     each = data.task.criterion(logits, samples.target)
     torch.testing.assert_close(loss, each[:2].sum() / len(samples))
+
+
+def test_a_split_without_its_modalities_is_refused() -> None:
+    data = spec(2)
+    samples = batch(data)
+    samples.present[:, 0] = False
+    method = Dedicated(data.to_dict(), ["audio"], TINY).eval()
+    evaluation = CombinationEvaluation("Dedicated", method.spec, method.tested, torch.device("cpu"))
+    evaluation.update(method, samples)
+    with pytest.raises(UserError, match="no sample of the split has any modality of audio;"):
+        evaluation.compute(lambda rows: rows)
 
 
 @pytest.mark.parametrize(

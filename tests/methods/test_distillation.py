@@ -10,7 +10,7 @@ import torch
 from mmlab.backbones.config import BackboneConfig
 from mmlab.draws import Draws
 from mmlab.errors import UserError
-from mmlab.losses.distillation import feature_distillation, logit_distillation
+from mmlab.losses.distillation import decision_divergence, feature_distillation
 from mmlab.methods.base import Method
 from mmlab.methods.distillation import Distillation
 from mmlab.types import Batch, DataSpec, Modality, Regression, Segmentation
@@ -49,7 +49,7 @@ def test_losses_and_prediction(modalities: int, missing: bool) -> None:
     teacher = method.teacher.fuse(method.teacher.encode(samples.inputs), samples.present)
     torch.testing.assert_close(losses["features"], feature_distillation(hidden.deep, teacher.deep))
     logits = method.network.head(hidden).logits, method.teacher.head(teacher).logits
-    torch.testing.assert_close(losses["logits"], logit_distillation(*logits, 2.0))
+    torch.testing.assert_close(losses["logits"], decision_divergence(*logits, 2.0).mean())
     check(method, samples)
 
 

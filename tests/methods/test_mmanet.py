@@ -14,10 +14,11 @@ from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.data.keypad import Keypad
 from mmlab.draws import Draws
 from mmlab.errors import UserError
-from mmlab.losses.mad import entropy, mad, margin_weights
+from mmlab.losses.mad import dense_mad, entropy, mad, margin_weights
 from mmlab.methods.base import Method
 from mmlab.methods.mmanet import MMANet
 from mmlab.methods.modality_dropout import ModalityDropout
+from mmlab.networks.base import Features
 from mmlab.types import Batch, Classification, DataSpec, Modality, Regression, Segmentation
 from tests.methods.toy import batch, check, spec
 
@@ -118,6 +119,27 @@ def test_distillation_is_mad_between_what_leaves_the_trunks() -> None:
     other = student(data, [], mad_weight_axis="column").losses(samples)["mad"]
     torch.testing.assert_close(other, mad(hidden, teacher.deep, weights, "column"))
     assert not torch.isclose(other, mad(hidden, teacher.deep, weights))
+
+
+def test_distillation_of_pixels_is_the_dense_form_on_the_three_coarsest_maps() -> None:
+    def maps(seed: int) -> Features:
+        generator = torch.Generator().manual_seed(seed)
+        sizes = ((6, 4, 5), (3, 40, 50), (4, 32, 44), (5, 8, 11))
+        deep, *skips = (torch.randn(2, *size, generator=generator, dtype=torch.double) for size in sizes)
+        return Features(deep, tuple(skips))
+
+    own, theirs, logits = maps(0), maps(1), torch.randn(2, 3, 64, 88, dtype=torch.double)
+    expected = []
+    for size, one, other in (
+        ((4, 5), own.deep, theirs.deep),
+        ((30, 40), own.skips[1], theirs.skips[1]),  # higher than 30
+        ((8, 11), own.skips[2], theirs.skips[2]),
+    ):
+        pooled = (nn.functional.adaptive_avg_pool2d(each, size) for each in (one, other, logits))
+        places = [each.permute(0, 2, 3, 1).flatten(0, 2) for each in pooled]
+        expected.append(dense_mad(places[0], places[1], margin_weights(entropy(places[2]))))
+    found = student(scene(), []).distillation(own, theirs, logits)
+    torch.testing.assert_close(found, torch.stack(expected).sum())
 
 
 @pytest.mark.usefixtures("after")
@@ -275,12 +297,11 @@ def test_without_weights_training_is_modality_dropout_to_the_bit(mmlab: Any, tin
 
 
 def test_combinations_are_measured_on_the_training_split_in_evaluation_mode(mmlab: Any, tiny: str) -> None:
-    mmlab(
-        f"fit --model MMANet {tiny} {SHORT} --run_dir run --trainer.max_epochs 1 --model.optimizer.lr 0.02 --test false"
-    )
+    resnet = tiny.replace("--model.backbone.width 4", "--model.backbone test_resnet")  # with batch normalisation
+    mmlab(f"fit --model MMANet {resnet} {SHORT} --run_dir run --trainer.max_epochs 1 --test false")
     saved = state("run")
     data = MultimodalDataModule(Keypad(train_size=96, val_size=36, test_size=37), batch_size=96)
-    method = MMANet(data.spec, backbone=TINY)
+    method = MMANet(data.spec, backbone="test_resnet")
     method.load_state_dict(saved)
     (raw,) = data.whole("train")
     samples = data.transform(raw, None)
@@ -297,9 +318,32 @@ def test_combinations_are_measured_on_the_training_split_in_evaluation_mode(mmla
 
 
 @pytest.mark.parametrize(
+    ("data", "warmup", "measured"),
+    [(spec(2), 5, [2, 3, 4]), (scene(), 10, [6, 7, 8, 9]), (spec(2), 2, [1]), (scene(), 3, [2])],
+)
+def test_the_epochs_that_are_measured_and_the_one_that_decides(
+    data: DataSpec, warmup: int, measured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = student(data, warmup_epochs=warmup)
+    monkeypatch.setattr(Method, "on_train_epoch_end", lambda self: None)
+    monkeypatch.setattr(MMANet, "log_dict", lambda self, values: None)
+    seen = []
+    monkeypatch.setattr(
+        MMANet, "_measured", lambda self, tested: seen.append(self.current_epoch) or torch.tensor([0.1, 0.2])
+    )
+    for epoch in range(warmup + 2):
+        monkeypatch.setattr(MMANet, "current_epoch", epoch, raising=False)
+        method.on_train_epoch_end()
+        assert method.weak.any() == (epoch >= warmup)
+    assert seen == measured
+    torch.testing.assert_close(method.distances, len(measured) * torch.tensor([0.1, 0.2]).double())
+    assert method.weak.tolist() == [True, False, False]  # what lacks the second
+
+
+@pytest.mark.parametrize(
     ("dataset", "metric", "precision"),
     [
-        ("own_datasets.Halves", "miou_average", "32"),
+        ("own_datasets.Halves", "miou_average", "bf16-mixed"),
         ("own_datasets.Brightness", "mae_average", "bf16-mixed"),
     ],
 )

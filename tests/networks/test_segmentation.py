@@ -184,9 +184,12 @@ def test_modalities_must_lie_upon_one_another():
         network(data)
 
 
-def test_sides_that_cannot_be_halved_twice():
-    with pytest.raises(UserError, match=r"pictures of Toy are 36 x 58, .* multiples of 4"):
-        network(spec(2, (36, 58)))
+@pytest.mark.parametrize("size", [(36, 58), (36, 16), (8, 36)])
+def test_sides_that_cannot_be_halved_five_times_and_doubled_again(size):
+    with pytest.raises(
+        UserError, match=rf"pictures of Toy are {size[0]} x {size[1]}, .* multiples of 4 and at least 20"
+    ):
+        network(spec(2, size))
 
 
 def test_maps_that_cannot_be_added():

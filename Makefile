@@ -39,6 +39,6 @@ table: install
 	$(BIN)/mmlab compare results
 	$(BIN)/mmlab compare results --corruption gaussian --curves results/gaussian.png
 
-# Some 270 runs of about a minute each on one core; finished ones are skipped.
+# Some 470 runs of a minute or two each on one core; finished ones are skipped.
 results: install
 	bash benchmarks/results.sh $(BIN)/mmlab

@@ -9,6 +9,7 @@ adds the loss up over four sizes. There a size without a labelled pixel gives 0 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -54,7 +55,7 @@ def pixel_cross_entropy(logits: Tensor, target: Tensor, task: Segmentation, norm
     """
     precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
     labels = shrunk(target, (logits.shape[2], logits.shape[3]))
-    weights = None if task.weights is None else precise.new_tensor(task.weights)
+    weights = None if task.weights is None else _table(task.weights, precise.dtype, precise.device)
     summed = F.cross_entropy(precise, labels, weights, ignore_index=task.ignore_index, reduction="sum")
     normaliser = pixel_weights(target, (logits.shape[2], logits.shape[3]), task) if normaliser is None else normaliser
     return summed / torch.where(normaliser > 0, normaliser, 1).to(summed.dtype)
@@ -72,8 +73,14 @@ def pixel_weights(target: Tensor, size: tuple[int, ...], task: Segmentation) -> 
     labelled = labels != task.ignore_index
     if task.weights is None:
         return labelled.sum().double()
-    table = torch.tensor(task.weights, dtype=torch.float64, device=target.device)
+    table = _table(task.weights, torch.float64, target.device)
     return (table[labels.clamp(0, len(task.weights) - 1)] * labelled).sum()
+
+
+@functools.cache
+def _table(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Kept, since to copy it to the device in every step would wait for the device.
+    return torch.tensor(weights, dtype=dtype, device=device)
 
 
 def shrunk(target: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -233,7 +233,7 @@ class OMD(Method):
     def compilable(self) -> Iterable[nn.Module]:
         """The encoders within the networks."""
         networks = chain(self.teachers.values(), self.encoders.values(), self.restorers.values())
-        return chain.from_iterable(network.encoders.values() for network in networks if isinstance(network, Network))
+        return chain.from_iterable(network.compilable() for network in networks if isinstance(network, Network))
 
     def forward(self, inputs: dict[str, Tensor], present: Tensor) -> Prediction:
         """Decides from the available modalities alone, whatever stands in the place of the others.

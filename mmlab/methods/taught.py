@@ -80,7 +80,7 @@ class Taught(Incomplete, ABC):
 
     def compilable(self) -> Iterable[nn.Module]:
         """The encoders of both."""
-        return [*self.network.encoders.values(), *self.teacher.encoders.values()]
+        return [*self.network.compilable(), *self.teacher.compilable()]
 
     def forward_each(self, inputs: dict[str, Tensor], presents: Sequence[Tensor]) -> Iterator[Prediction]:
         """Decides for each availability: the teacher in its stage, else the student."""

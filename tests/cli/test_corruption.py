@@ -46,7 +46,17 @@ def tested(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_content_of_the_file(tested: Path) -> None:
     content, result = read(tested / "corruption_gaussian.json"), read(tested / "result.json")
     identity = {
-        *("method", "dataset", "dataset_details", "protocol", "selected_on", "seed", "modalities", "monitor"),
+        *(
+            "method",
+            "dataset",
+            "dataset_details",
+            "protocol",
+            "selected_on",
+            "seed",
+            "modalities",
+            "monitor",
+            "combinations",
+        ),
         *("splits", "parameters", "versions", "commit", "hardware"),
     }
     own = {"config", "partial", "checkpoint_sha256", "corruption", "corrupted", "cells"}

@@ -91,12 +91,14 @@ def _draw(method: Method, task: Segmentation, batch: Batch, name: str, folder: P
 
 @torch.no_grad()
 def _decisions(method: Method, task: Segmentation, batch: Batch) -> dict[str, Tensor]:
-    """Label maps (H, W) by combination, of those that the sample allows."""
+    """Label maps (H, W) by what they are decided from, for each combination that the sample allows."""
     combinations = method.tested or every_combination(len(method.spec.modalities))
     presents = [limited(batch.present, each) for each in combinations]
     predictions = method.forward_each(batch.inputs, presents)
     return {
-        combination_name(method.spec.names, each): task.decision(full_size(prediction.logits.float(), batch.target))[0]
+        f"from {combination_name(method.spec.names, each)}": task.decision(
+            full_size(prediction.logits.float(), batch.target)
+        )[0]
         for each, present, prediction in zip(combinations, presents, predictions, strict=True)
         if present.any()
     }

@@ -183,4 +183,5 @@ def test_there_are_tables() -> None:
         ("README.md", "results"),
         ("results.md", "results"),
         ("results.md", "robustness"),
+        ("results.md", "missing"),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import combinations
 
 import torch
@@ -85,6 +85,11 @@ def random_available(draws: Draws, present: Tensor) -> Tensor:
     subsets_of_each = (1 << present.sum(dim=1, keepdim=True)) - 1
     number = 1 + (draws.uniform("available") * subsets_of_each).long().minimum(subsets_of_each - 1)
     return present & (number >> rank.clamp(min=0)).bitwise_and_(1).bool()
+
+
+def marked(modalities: int, chosen: Collection[Combination]) -> Tensor:
+    """Which of :func:`every_combination` are chosen, (2^M - 1,) bool."""
+    return torch.tensor([combination in chosen for combination in every_combination(modalities)])
 
 
 def membership(available: Tensor, combinations: Tensor) -> Tensor:

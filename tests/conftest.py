@@ -9,6 +9,8 @@ import pytest
 from tests.twins import PREPARE, SMALLER
 
 Command = Callable[..., str]
+# So that its assertions say what they compared, like those of a test.
+pytest.register_assert_rewrite("tests.runs.checks")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

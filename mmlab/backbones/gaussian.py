@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from mmlab.precision import precise
+
 Gathered = Callable[[Tensor, bool], Tensor]
 """From a process's rows to those of all processes; the second argument says whether gradient flows through."""
 
@@ -99,7 +101,7 @@ class GaussianHead(nn.Module):
             gathered: joins the rows of all processes.
         """
         both = self.convolution(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
-        both = both.to(torch.promote_types(both.dtype, torch.float32))
+        both = precise(both)
         both = self.norm(both, has, gathered).masked_fill(~has.view(-1, 1, 1, 1, 1), 0.0)
         mean, log_variance = both.chunk(2, dim=2)
         return mean, (log_variance / 2).exp()

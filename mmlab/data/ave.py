@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmlab.data.base import ProtocolName, Split, SplitName, Transform, refuse_existing
+from mmlab.data.base import ProtocolName, Split, SplitName, Transform, begin_twin
 from mmlab.data.clips import (
     RATE,
     SAMPLES,
@@ -210,9 +210,8 @@ class AVE(ClipDataset):
         Raises:
             UserError: if the root holds anything, or PyAV is not installed.
         """
-        refuse_existing(self.root)
-        (self.root / "AVE").mkdir(parents=True)
-        (self.root / "SYNTHETIC").write_text("These videos are generated; results on them mean nothing.\n")
+        begin_twin(self.root, "videos")
+        (self.root / "AVE").mkdir()
         rng = np.random.default_rng(0)
         lines: dict[str, list[str]] = {part: [] for part in LISTS}
         for label, name in enumerate(CLASSES[:4]):

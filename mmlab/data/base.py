@@ -200,6 +200,21 @@ def refuse_existing(path: Path) -> None:
         )
 
 
+def begin_twin(root: Path, samples: str) -> None:
+    """Makes the folder of a synthetic twin, with the file ``SYNTHETIC`` by which results say what they are of.
+
+    Args:
+        root: the folder.
+        samples: what is generated: images, clips ...
+
+    Raises:
+        UserError: if the folder exists and holds anything.
+    """
+    refuse_existing(root)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "SYNTHETIC").write_text(f"These {samples} are generated; results on them mean nothing.\n")
+
+
 def carve_validation(
     targets: np.ndarray, share: float, seed: int, groups: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmlab.data.base import SplitName, refuse_existing
+from mmlab.data.base import SplitName, begin_twin
 from mmlab.data.face import CLASSES, NAMES, FaceDataset, write_face
 from mmlab.data.packing import Sample
 from mmlab.errors import UserError
@@ -60,9 +60,7 @@ class CASIASURF(FaceDataset):
         Raises:
             UserError: if the root holds anything.
         """
-        refuse_existing(self.root)
-        self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / "SYNTHETIC").write_text("These pictures are generated; results on them mean nothing.\n")
+        begin_twin(self.root, "pictures")
         rng = np.random.default_rng(0)
         for split, lives, spoofs in (("train", 16, 24), ("val", 5, 7), ("test", 6, 10)):
             lines = []

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from mmlab.data.base import SplitName, refuse_existing
+from mmlab.data.base import SplitName, begin_twin
 from mmlab.data.face import CLASSES, NAMES, FaceDataset, write_face
 from mmlab.data.packing import Sample
 from mmlab.errors import UserError
@@ -97,9 +97,7 @@ class CeFA(FaceDataset):
         Raises:
             UserError: if the root holds anything.
         """
-        refuse_existing(self.root)
-        self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / "SYNTHETIC").write_text("These pictures are generated; results on them mean nothing.\n")
+        begin_twin(self.root, "pictures")
         rng = np.random.default_rng(0)
         for race, folder in RACES.items():
             for subject in (0, 1, 2, 3, 200, 201, 300, 301):

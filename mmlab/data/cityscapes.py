@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from mmlab.data.aligned import Geometry
-from mmlab.data.base import ProtocolName, refuse_existing
+from mmlab.data.base import ProtocolName, begin_twin
 from mmlab.data.packing import BadSample, Sample, pack
 from mmlab.data.pictures import nearest, read_picture
 from mmlab.data.scenes import VOID, SceneDataset, read_levels
@@ -142,9 +142,7 @@ class Cityscapes(SceneDataset):
         Raises:
             UserError: if the root holds anything.
         """
-        refuse_existing(self.root)
-        self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / "SYNTHETIC").write_text("These images are generated; results on them mean nothing.\n")
+        begin_twin(self.root, "images")
         rng = np.random.default_rng(0)
         for folder, cities in (("train", ("aachen", "bremen", "ulm", "zurich")), ("val", ("frankfurt", "munster"))):
             for city in cities:

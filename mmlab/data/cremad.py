@@ -17,7 +17,7 @@ from mmlab.data.base import (
     Split,
     SplitName,
     Transform,
-    refuse_existing,
+    begin_twin,
 )
 from mmlab.data.clips import evenly, repeated
 from mmlab.data.image import IMAGENET_MEAN, IMAGENET_STD, RandomResizedCropFlip
@@ -197,9 +197,7 @@ class CREMAD(MultimodalDataset):
         """
         import soundfile
 
-        refuse_existing(self.root)
-        self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / "SYNTHETIC").write_text("These clips are generated; results on them mean nothing.\n")
+        begin_twin(self.root, "clips")
         for folder, _ in FOLDERS.values():
             (self.root / folder).mkdir()
         rng = np.random.default_rng(0)

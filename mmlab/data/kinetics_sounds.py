@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from mmlab.data.base import ProtocolName, Split, SplitName, Transform, refuse_existing
+from mmlab.data.base import ProtocolName, Split, SplitName, Transform, begin_twin
 from mmlab.data.clips import RATE, SAMPLES, ClipDataset, decode_clip, mp4_files, synthetic_clip
 from mmlab.data.packing import Packed, Sample
 from mmlab.data.spectrogram import FLOOR, DensitySpectrogram, FilterBank, LogSpectrogram
@@ -171,9 +171,7 @@ class KineticsSounds(ClipDataset):
         Raises:
             UserError: if the root holds anything, or PyAV is not installed.
         """
-        refuse_existing(self.root)
-        self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / "SYNTHETIC").write_text("These clips are generated; results on them mean nothing.\n")
+        begin_twin(self.root, "clips")
         rng = np.random.default_rng(0)
         for label, folders in enumerate(list(self._classes.values())[:4]):
             for split, clips in (("train", 6), ("val", 3)):

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from mmlab.data.base import MultimodalDataset, ProtocolName, Split, SplitName, Transform, refuse_existing
+from mmlab.data.base import MultimodalDataset, ProtocolName, Split, SplitName, Transform, begin_twin
 from mmlab.data.image import IMAGENET_MEAN, IMAGENET_STD, RandomResizedCropFlip
 from mmlab.data.meshes import Mesh, read_off, render
 from mmlab.data.packing import BadSample, Packed, Sample, open_packed, pack
@@ -224,9 +224,7 @@ class ModelNet40(MultimodalDataset):
         Raises:
             UserError: if the root holds anything.
         """
-        refuse_existing(self.root)
-        self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / "SYNTHETIC").write_text("These objects are generated; results on them mean nothing.\n")
+        begin_twin(self.root, "objects")
         rng = np.random.default_rng(0)
         for name in SYNTHETIC:
             for split, numbers in (("train", range(1, 11)), ("test", range(11, 15))):

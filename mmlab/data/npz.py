@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmlab.data.base import MultimodalDataset, ProtocolName, SplitName, refuse_existing
+from mmlab.data.base import MultimodalDataset, ProtocolName, SplitName, begin_twin
 from mmlab.errors import UserError
 
 Layout = Mapping[str, tuple[str, tuple[int | None, ...]]]
@@ -63,9 +63,7 @@ class NpzDataset(MultimodalDataset, ABC):
         Raises:
             UserError: if the folder holds anything.
         """
-        refuse_existing(self._root)
-        self._root.mkdir(parents=True, exist_ok=True)
-        (self._root / "SYNTHETIC").write_text("These samples are generated; results on them mean nothing.\n")
+        begin_twin(self._root, "samples")
         for name, arrays in self.synthetic_files().items():
             write_npz(self._root / name, arrays)
 

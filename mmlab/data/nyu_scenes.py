@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmlab.data.base import ProtocolName, Split, SplitName, Transform, refuse_existing
+from mmlab.data.base import ProtocolName, Split, SplitName, Transform, begin_twin
 from mmlab.data.image import RandomCropFlip
 from mmlab.data.packed import PackedDataset
 from mmlab.data.packing import BadSample, Sample, pack
@@ -142,9 +142,7 @@ class NYUScenes(PackedDataset):
         """
         from PIL import Image
 
-        refuse_existing(self.root)
-        self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / "SYNTHETIC").write_text("These images are generated; results on them mean nothing.\n")
+        begin_twin(self.root, "images")
         rng = np.random.default_rng(0)
         for label, name in enumerate(("bedroom", "kitchen", "office")):
             for split, images in (("train", 12), ("test", 5)):

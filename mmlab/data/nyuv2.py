@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mmlab.data.aligned import Geometry
-from mmlab.data.base import ProtocolName, refuse_existing
+from mmlab.data.base import ProtocolName, begin_twin
 from mmlab.data.class_weights import median_frequency_weights
 from mmlab.data.clips import read_list
 from mmlab.data.packing import BadSample, Sample, pack
@@ -187,9 +187,7 @@ class NYUv2(SceneDataset):
         Raises:
             UserError: if the root holds anything.
         """
-        refuse_existing(self.root)
-        self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / "SYNTHETIC").write_text("These images are generated; results on them mean nothing.\n")
+        begin_twin(self.root, "images")
         rng = np.random.default_rng(0)
         scenes = [_synthetic_scene(rng) for _ in range(28)]
         try:

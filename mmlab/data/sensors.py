@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmlab.data.base import ProtocolName, Split, SplitName, Transform, refuse_existing
+from mmlab.data.base import ProtocolName, Split, SplitName, Transform, begin_twin
 from mmlab.data.image import Normalise
 from mmlab.data.packed import PackedDataset
 from mmlab.data.packing import BadSample, Sample, pack
@@ -163,9 +163,7 @@ class SensorDataset(PackedDataset, ABC):
         Raises:
             UserError: if the root holds anything.
         """
-        refuse_existing(self.root)
-        self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / "SYNTHETIC").write_text("These windows are generated; results on them mean nothing.\n")
+        begin_twin(self.root, "windows")
         rng = np.random.default_rng(0)
         for node in (1, 2):
             folder = self.root / f"node_{node}"

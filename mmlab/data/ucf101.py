@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from mmlab.data.base import MultimodalDataset, ProtocolName, Split, SplitName, Transform, refuse_existing
+from mmlab.data.base import MultimodalDataset, ProtocolName, Split, SplitName, Transform, begin_twin
 from mmlab.data.image import RandomClipCropFlip
 from mmlab.data.optical_flow import dense_flow, flow_to_bytes, require_opencv, scale_flow_bytes
 from mmlab.data.packing import BadSample, Packed, Sample, open_packed, pack
@@ -210,9 +210,7 @@ class UCF101(MultimodalDataset):
         Raises:
             UserError: if the root holds anything, or PyAV is not installed, which ``videos`` needs.
         """
-        refuse_existing(self.root)
-        self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / "SYNTHETIC").write_text("These videos are generated; results on them mean nothing.\n")
+        begin_twin(self.root, "videos")
         write_lists(self.root)
         if self.source == "images":
             write_images(self.root)

@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 
-from mmlab.data.base import ProtocolName, Split, SplitName, Transform, refuse_existing
+from mmlab.data.base import ProtocolName, Split, SplitName, Transform, begin_twin
 from mmlab.data.clips import (
     RATE,
     SAMPLES,
@@ -169,9 +169,8 @@ class VGGSound(ClipDataset):
         Raises:
             UserError: if the root holds anything, or PyAV is not installed.
         """
-        refuse_existing(self.root)
-        (self.root / "videos").mkdir(parents=True)
-        (self.root / "SYNTHETIC").write_text("These clips are generated; results on them mean nothing.\n")
+        begin_twin(self.root, "clips")
+        (self.root / "videos").mkdir()
         rng = np.random.default_rng(0)
         rows: list[tuple[str, int, str, str]] = []
         for label, name in enumerate(("airplane flyby", "dog barking", "playing violin, fiddle", "toilet flushing")):

@@ -14,15 +14,13 @@ lack some, are ours.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mmlab.backbones.gaussian import Gathered, GatheredBatchNorm
-
-Norm = Literal["batch", "group"]
-_CHANNELS_OF_A_GROUP = 4
+from mmlab.networks.blocks import Norm, normalisation
+from mmlab.precision import precise
 
 
 class Translator(nn.Module):
@@ -42,11 +40,7 @@ class Translator(nn.Module):
             if maps
             else nn.Linear(width, translated, bias=False)
         )
-        self.norm: nn.Module = (
-            GatheredBatchNorm(translated)
-            if norm == "batch"
-            else nn.GroupNorm(max(1, translated // _CHANNELS_OF_A_GROUP), translated)
-        )
+        self.norm: nn.Module = GatheredBatchNorm(translated) if norm == "batch" else normalisation(norm, translated)
 
     def forward(self, features: Tensor, has: Tensor, gathered: Gathered) -> Tensor:
         """(B, K) from (B, D), or (B, K, h, w) from (B, D, h, w); in float32 at least.
@@ -57,7 +51,7 @@ class Translator(nn.Module):
             gathered: joins the rows of all processes.
         """
         out = self.layer(features)
-        out = out.to(torch.promote_types(out.dtype, torch.float32))
+        out = precise(out)
         if not isinstance(self.norm, GatheredBatchNorm):
             return self.norm(out).relu()
         maps = out.view(len(out), 1, out.shape[1], *(out.shape[2:] or (1, 1)))

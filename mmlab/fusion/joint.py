@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mmlab.errors import UserError
 from mmlab.fusion.several import require_several
+from mmlab.precision import precise
 
 
 def known_features(features: Mapping[str, Tensor], present: Tensor) -> list[Tensor]:
@@ -198,4 +199,4 @@ class MMCosineFusion(nn.Module):
 
 
 def _unit(rows: Tensor) -> Tensor:
-    return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=1)
+    return F.normalize(precise(rows), dim=1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlab.fusion.several import require_several
+from mmlab.precision import precise
 
 Gathered = Callable[[Tensor, bool], Tensor]
 """From a process's rows to those of all processes; the second argument says whether gradient flows through."""
@@ -42,7 +43,7 @@ def fuse(logits: Tensor, weights: Tensor) -> Tensor:
     Returns:
         (B, C), in float32 at least: sums in half precision make ties.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = precise(logits)
     return (weights.T[..., None].to(logits.dtype) * logits).sum(dim=0)
 
 

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmlab.precision import precise
+
 Axis = Literal["row", "column"]
 _LEAST_NORM = 1e-12
 _LEAST_ENTROPY = 1e-12
@@ -32,7 +34,7 @@ def entropy(logits: Tensor) -> Tensor:
     Args:
         logits: (N, C).
     """
-    log = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=1)
+    log = precise(logits).log_softmax(dim=1)
     return -(log.exp() * log).sum(dim=1)
 
 

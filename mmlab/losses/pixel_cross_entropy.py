@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmlab.precision import precise
 from mmlab.types import Segmentation
 
 
@@ -37,43 +38,36 @@ def summed_over_sizes(
     """
     if kept is not None:
         target = target.masked_fill(~kept.view(-1, 1, 1), task.ignore_index)
-    losses = []
-    for logits in sizes:
-        weights = pixel_weights(target, tuple(logits.shape[2:]), task)
-        losses.append(pixel_cross_entropy(logits, target, task, gathered(weights[None]).mean(dim=0)))
-    return torch.stack(losses).sum()
+    return torch.stack([pixel_cross_entropy(logits, target, task, gathered) for logits in sizes]).sum()
 
 
-def pixel_cross_entropy(logits: Tensor, target: Tensor, task: Segmentation, normaliser: Tensor | None = None) -> Tensor:
+def pixel_cross_entropy(
+    logits: Tensor, target: Tensor, task: Segmentation, gathered: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """The loss of one size, a scalar.
 
     Args:
         logits: (B, C, h, w).
         target: (B, H, W) class indices or the label to ignore.
         task: its weights and the label to ignore.
-        normaliser: a scalar to divide by; the weights of the batch's own labelled pixels unless given.
+        gathered: joins the rows of all processes; None where the batch is whole.
     """
-    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
     labels = shrunk(target, (logits.shape[2], logits.shape[3]))
-    weights = None if task.weights is None else _table(task.weights, precise.dtype, precise.device)
-    summed = F.cross_entropy(precise, labels, weights, ignore_index=task.ignore_index, reduction="sum")
-    normaliser = pixel_weights(target, (logits.shape[2], logits.shape[3]), task) if normaliser is None else normaliser
-    return summed / torch.where(normaliser > 0, normaliser, 1).to(summed.dtype)
+    logits = precise(logits)
+    weights = None if task.weights is None else _table(task.weights, logits.dtype, logits.device)
+    summed = F.cross_entropy(logits, labels, weights, ignore_index=task.ignore_index, reduction="sum")
+    total = _total_weight(labels, task)
+    if gathered is not None:
+        total = gathered(total[None]).mean(dim=0)
+    return summed / torch.where(total > 0, total, 1).to(summed.dtype)
 
 
-def pixel_weights(target: Tensor, size: tuple[int, ...], task: Segmentation) -> Tensor:
-    """The weights of the labelled pixels of a label map at some size, added up; a scalar.
-
-    Args:
-        target: (B, H, W).
-        size: (h, w).
-        task: its weights and the label to ignore.
-    """
-    labels = shrunk(target, size)
+def _total_weight(labels: Tensor, task: Segmentation) -> Tensor:
+    """The weights of the labelled pixels added up, a scalar."""
     labelled = labels != task.ignore_index
     if task.weights is None:
         return labelled.sum().double()
-    table = _table(task.weights, torch.float64, target.device)
+    table = _table(task.weights, torch.float64, labels.device)
     return (table[labels.clamp(0, len(task.weights) - 1)] * labelled).sum()
 
 

@@ -22,7 +22,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from mmlab.availability import combination_name, every_combination, membership, named_combination
+from mmlab.availability import combination_name, every_combination, marked, membership, named_combination
 from mmlab.backbones.config import NO_OVERRIDES, Backbones, Choice
 from mmlab.errors import UserError
 from mmlab.losses.hard_combinations import mined, variance_sums
@@ -113,7 +113,7 @@ class DMRNet(Incomplete):
         else:
             chosen = [combination for combination in every if pixels and not all(combination)]
         self.register_buffer("combinations", torch.tensor(every), persistent=False)
-        self.register_buffer("hard", torch.tensor([combination in chosen for combination in every]))
+        self.register_buffer("hard", marked(len(names), chosen))
         self.register_buffer("variances", torch.zeros(2, len(every), dtype=torch.float64))
 
     def decide(self, hidden: Features) -> Decision:
@@ -164,8 +164,7 @@ class DMRNet(Incomplete):
     def choose_hard(self) -> None:
         """Fixes the hard combinations by the variances recorded so far."""
         chosen = mined(self.variances, len(self.spec.names))
-        every = every_combination(len(self.spec.names))
-        self.hard.copy_(torch.tensor([combination in chosen for combination in every]))
+        self.hard.copy_(marked(len(self.spec.names), chosen))
 
     def on_train_start(self) -> None:
         """Says so if the run is too short for hard combinations to count."""

@@ -6,7 +6,6 @@ from abc import ABC
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mmlab.availability import random_available
@@ -15,6 +14,7 @@ from mmlab.losses.pixel_cross_entropy import summed_over_sizes
 from mmlab.methods.base import Method, OptimizerFactory, SchedulerFactory
 from mmlab.networks.base import Decision, Features
 from mmlab.networks.build import build_network
+from mmlab.precision import precise
 from mmlab.types import Batch, Classification, Prediction, Regression, Segmentation
 
 
@@ -88,6 +88,6 @@ class Incomplete(Method, ABC):
         """
         task = self.spec.task
         if not isinstance(task, Segmentation):
-            each = task.criterion(decision.logits.to(torch.promote_types(decision.logits.dtype, torch.float32)), target)
+            each = task.criterion(precise(decision.logits), target)
             return (each if kept is None else each * kept).mean()
         return summed_over_sizes((decision.logits, *decision.coarse), target, task, kept, self.gathered)

@@ -28,6 +28,7 @@ from mmlab.availability import (
     combination_name,
     every_combination,
     limited,
+    marked,
     membership,
     named_combination,
     without_one,
@@ -50,6 +51,7 @@ from mmlab.methods.taught import STUDENT, Taught
 from mmlab.metrics.intersection_over_union import IntersectionOverUnion
 from mmlab.networks.base import Decision, Features
 from mmlab.networks.probabilistic import ProbabilisticBlock, sample
+from mmlab.precision import precise
 from mmlab.types import Batch, Regression, Segmentation
 
 LARGEST = (30, 40)
@@ -153,7 +155,7 @@ class MMANet(Taught):
         every = every_combination(len(names))
         chosen = [named_combination(names, text) for text in weak or []]
         self.register_buffer("combinations", torch.tensor(every), persistent=False)
-        self.register_buffer("weak", torch.tensor([combination in chosen for combination in every]))
+        self.register_buffer("weak", marked(len(names), chosen))
         self.register_buffer("distances", torch.zeros(len(names), dtype=torch.float64))
 
     @property
@@ -226,19 +228,19 @@ class MMANet(Taught):
         """
         with torch.autocast(logits.device.type, enabled=False):
             if not self._dense:
-                own = self.gathered(_precise(student.deep), gradient=True)
-                theirs, logits = self.gathered(_precise(teacher.deep)), self.gathered(logits)
+                own = self.gathered(precise(student.deep), gradient=True)
+                theirs, logits = self.gathered(precise(teacher.deep)), self.gathered(logits)
                 numbers = isinstance(self.spec.task, Regression)
                 uncertainty = torch.ones_like(logits[:, 0]) if numbers else entropy(logits)
                 return mad(own, theirs, margin_weights(uncertainty), self.mad_weight_axis)
-            total = torch.zeros((), dtype=_precise(logits).dtype, device=logits.device)
+            total = torch.zeros((), dtype=precise(logits).dtype, device=logits.device)
             maps = ((features.deep, *features.skips[-2:]) for features in (student, teacher))
             for own, theirs in zip(*maps, strict=True):
                 size = LARGEST if own.shape[2] > LARGEST[0] else (own.shape[2], own.shape[3])
-                scores = _places(self.gathered(_averaged(_precise(logits), size)))
+                scores = _places(self.gathered(_averaged(precise(logits), size)))
                 total = total + dense_mad(
-                    _places(self.gathered(_averaged(_precise(own), size), gradient=True)),
-                    _places(self.gathered(_averaged(_precise(theirs), size))),
+                    _places(self.gathered(_averaged(precise(own), size), gradient=True)),
+                    _places(self.gathered(_averaged(precise(theirs), size))),
                     margin_weights(entropy(scores)),
                 )
             return total
@@ -278,8 +280,7 @@ class MMANet(Taught):
             candidates: those that the distances are of.
         """
         chosen = weak_set(self.distances, candidates)
-        every = every_combination(len(self.spec.names))
-        self.weak.copy_(torch.tensor([combination in chosen for combination in every]))
+        self.weak.copy_(marked(len(self.spec.names), chosen))
         rank_zero_info(f"weak combinations: {', '.join(combination_name(self.spec.names, each) for each in chosen)}")
 
     @torch.no_grad()
@@ -314,10 +315,6 @@ class MMANet(Taught):
             return overlap_distances(torch.stack(each), full)
         counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
         return decision_distances(counts[:-1], counts[-1])
-
-
-def _precise(features: Tensor) -> Tensor:
-    return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 def _averaged(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -40,6 +40,7 @@ from mmlab.networks.build import build_network
 from mmlab.networks.decoder import Decoder
 from mmlab.networks.segmentation import common_size
 from mmlab.networks.vector import LinearHead
+from mmlab.precision import precise
 from mmlab.types import Batch, Classification, DataSpec, Prediction, Regression, Segmentation
 
 TEACHER, TRANSFER = "teacher", "transfer"
@@ -434,7 +435,7 @@ class OMD(Method):
         """The task's training loss over the samples that are kept; for pixels at each size that was decided at."""
         task = self.spec.task
         if not isinstance(task, Segmentation):
-            return mean_over(task.criterion(_precise(decision.logits), target), kept, count)
+            return mean_over(task.criterion(precise(decision.logits), target), kept, count)
         return summed_over_sizes((decision.logits, *decision.coarse), target, task, kept, self.gathered)
 
 
@@ -457,11 +458,7 @@ def _network_of(networks: nn.ModuleDict, name: str) -> Network:
 
 def _mean_square(one: Tensor, other: Tensor) -> Tensor:
     """(B,): over classes, and places if there are any."""
-    return (_precise(one) - _precise(other)).square().flatten(1).mean(dim=1)
-
-
-def _precise(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return (precise(one) - precise(other)).square().flatten(1).mean(dim=1)
 
 
 def _chosen(has: Tensor, values: Tensor, others: Tensor | None = None) -> Tensor:

@@ -25,6 +25,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from mmlab.losses.non_target_guidance import at_class, competitor, confidence_margin
+from mmlab.precision import precise
 from mmlab.types import Batch, Modality, Prediction
 
 _LEAST = 1e-12  # a denominator is never smaller
@@ -231,7 +232,7 @@ class LocalMargins(_Means):
             prediction = predict(inputs, present)
             assert prediction.weights is not None
             unimodal = torch.stack([prediction.unimodal[name] for name in self._places])
-            unimodal = unimodal.to(torch.promote_types(unimodal.dtype, torch.float32))
+            unimodal = precise(unimodal)
             margin = confidence_margin(unimodal, target, competitor(prediction.logits.detach(), target))
             tau, radius = local_radius(margin, sloped, prediction.weights[:, list(self._places.values())])
         values = {

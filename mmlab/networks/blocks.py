@@ -11,10 +11,10 @@ Norm = Literal["batch", "group"]
 
 
 def normalisation(norm: Norm, channels: int, eps: float = 1e-5) -> nn.Module:
-    """The normalisation of maps (B, channels, h, w)."""
+    """The normalisation of maps (B, channels, h, w); in groups, of vectors (B, channels) too."""
     if norm == "batch":
         return nn.BatchNorm2d(channels, eps=eps)
-    return nn.GroupNorm(channels // 4, channels, eps=eps)
+    return nn.GroupNorm(max(channels // 4, 1), channels, eps=eps)
 
 
 def convolution(before: int, after: int, kernel: int, norm: Norm) -> nn.Sequential:

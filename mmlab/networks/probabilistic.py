@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmlab.backbones.gaussian import Gathered, GatheredBatchNorm
 from mmlab.draws import Draws
+from mmlab.precision import precise
 
 
 class ProbabilisticBlock(nn.Module):
@@ -60,7 +61,7 @@ class Branch(nn.Module):
         """(B, D) or (B, D, h, w) to the same shape."""
         maps = deep if deep.dim() == 4 else deep[:, :, None, None]
         maps = F.conv2d(maps, self.linear.weight[:, :, None, None], self.linear.bias)
-        maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+        maps = precise(maps)
         every = torch.ones(len(maps), dtype=torch.bool, device=maps.device)
         return self.norm(maps[:, None], every, gathered).view_as(deep)
 

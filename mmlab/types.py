@@ -41,6 +41,9 @@ class Modality:
         noise: standard deviation of Gaussian noise for each unit of severity, in raw units; None for what is usual
             for its kind.
         blank: of text, the token that stands in place of a word that is blanked.
+        ragged: of a sequence whose samples differ in length: the last of the D values then says of each step whether
+            it belongs to the sample (1) or fills it up (0; all its values are 0). A batch is only as long as its
+            longest sample, and a missing one has no step.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Modality:
     high: float | None = None
     noise: float | None = None
     blank: int | None = None
+    ragged: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,6 +212,26 @@ class Regression:
         return MetricCollection({"mae": MeanAbsoluteError(), "corr": PearsonCorrCoef()}, compute_groups=False)
 
 
+@dataclass(frozen=True)
+class Sentiment(Regression):
+    """The sentiment of an utterance, negative below 0, under the field's names of metrics.
+
+    Attributes:
+        convention: whose cuts the metrics take: those of CMU-MOSI and MOSEI, or those of CH-SIMS.
+    """
+
+    convention: Literal["mosi", "sims"] = "mosi"
+    monitor = "MAE"
+
+    def metrics(self) -> MetricCollection:
+        """Those of MMSA, see :class:`~mmlab.metrics.sentiment.SentimentMetrics`."""
+        from torchmetrics import MetricCollection
+
+        from mmlab.metrics.sentiment import SentimentMetrics
+
+        return MetricCollection({"sentiment": SentimentMetrics(self.convention)}, compute_groups=False)
+
+
 Task = Classification | Segmentation | Regression
 """Every task there is; each owns its criterion, its metrics and its decision, so that no method asks which it is on."""
 
@@ -259,7 +283,7 @@ class DataSpec:
             return Modality(**(fields | tuples))
 
         options: dict[str, Any] = dict(plain["task"])
-        kinds = {kind.__name__: kind for kind in (Classification, AntiSpoofing, Segmentation, Regression)}
+        kinds = {kind.__name__: kind for kind in (Classification, AntiSpoofing, Segmentation, Regression, Sentiment)}
         kind = kinds[options.pop("kind")]
         options |= {key: tuple(options[key]) for key in ("classes", "weights") if options.get(key) is not None}
         return DataSpec(

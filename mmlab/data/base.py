@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -80,7 +80,8 @@ class Split(Dataset[Batch]):
         rows: (N,) int64, the sample's row in each array; several splits share the same arrays.
         arrays: by modality, (rows, ...) in the raw type.
         present: (N, M) bool, in the order of the modalities.
-        padded: modalities whose arrays end in zeros along the last axis; a batch keeps what its longest sample needs.
+        padded: modalities whose arrays end in zeros along an axis, and which axis of the array that is (1 for the steps
+            of (rows, T, D)); a batch keeps what its longest sample needs.
     """
 
     ids: Sequence[str]
@@ -88,7 +89,7 @@ class Split(Dataset[Batch]):
     rows: np.ndarray
     arrays: dict[str, np.ndarray]
     present: np.ndarray
-    padded: tuple[str, ...] = ()
+    padded: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -101,8 +102,9 @@ class Split(Dataset[Batch]):
         for name, array in self.arrays.items():
             block = _copied(array, rows)
             if name in self.padded:
-                used = np.flatnonzero(block.any(axis=tuple(range(block.ndim - 1))))
-                block = block[..., : used[-1] + 1 if len(used) else 1]
+                axis = self.padded[name]
+                used = np.flatnonzero(block.any(axis=tuple(other for other in range(block.ndim) if other != axis)))
+                block = block[(slice(None),) * axis + (slice(used[-1] + 1 if len(used) else 1),)]
             inputs[name] = torch.from_numpy(block)
         return Batch(
             inputs=inputs,

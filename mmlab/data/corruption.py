@@ -261,6 +261,9 @@ class Corruption:
             width = modality.noise * severity
         else:
             width = _GREY_LEVELS * severity if picture else std * (severity / HIGHEST)
+        if modality.ragged:  # what says how long a sample is stays as it is, and so does what fills it up
+            steps = clean[..., -1:]
+            field = field[:, : clean.shape[1]] * torch.cat([steps.expand_as(clean[..., 1:]), 0 * steps], dim=-1)
         whole = picture and modality.kind != "flow" and (modality.low, modality.high) == (0, 255)
         noisy = add_gaussian(clean * std + mean, field, width, modality.low, modality.high, whole)
         return (noisy - mean) / std, _coin(modality, draws) < _COIN

@@ -109,7 +109,7 @@ class ImageText(PackedDataset, ABC):
                 raise UserError(f"{self._folder} was packed with another tokeniser than {file}; run: {self._command}")
         index = {name: label for label, name in enumerate(options["classes"])}
         return {
-            name: dataclasses.replace(packed.take(np.flatnonzero(packed.split == name), index), padded=("text",))
+            name: dataclasses.replace(packed.take(np.flatnonzero(packed.split == name), index), padded={"text": 2})
             for name in FILES
         }
 

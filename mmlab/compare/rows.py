@@ -27,6 +27,7 @@ PATHS = ("csv", "root", "out")
 # A method's arguments that any method has: they depend on the data more than on the method.
 OF_ANY_METHOD = ("backbone", "backbones", "optimizer", "scheduler")
 ABSENT = "–"
+PER_CENT = ("acc", "f1", "F1", "Has0", "Non0", "Mult_acc", "miou", "iou", "acer", "apcer", "bpcer")
 
 
 class Spread(NamedTuple):
@@ -55,8 +56,8 @@ def spread(values: Iterable[tuple[int, float]]) -> Spread | None:
 
 
 def scale(metric: str) -> int:
-    """100 for a metric that is shown in per cent (``acc``, ``f1_audio``, ...), 1 for another."""
-    return 100 if metric.startswith(("acc", "f1", "miou", "iou", "acer", "apcer", "bpcer")) else 1
+    """100 for a metric that is shown in per cent (``acc``, ``Has0_F1_score``, ...), 1 for another."""
+    return 100 if metric.startswith(PER_CENT) else 1
 
 
 def heading(metric: str) -> str:

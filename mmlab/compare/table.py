@@ -24,7 +24,9 @@ def print_table(words: list[str]) -> None:
     )
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="searched for the results of runs")
     parser.add_argument(
-        "--metric", help="acc, f1, mae, acc_audio ...; the one that selected the checkpoints unless given"
+        "--metric",
+        help="acc, f1, mae, acc_audio ...; the one that selected the checkpoints unless given; several (MAE,Corr) make "
+        "a column each",
     )
     parser.add_argument("--split", default="test", choices=["val", "test"])
     parser.add_argument(
@@ -48,6 +50,8 @@ def print_table(words: list[str]) -> None:
             raise UserError("--curves draws a metric over severities: say of which corruption, --corruption gaussian.")
         print(table(read_results(options.folders), options.split, options.metric))
         return
+    if options.metric and "," in options.metric:
+        raise UserError(f"--metric is {options.metric}: under a corruption, give one metric.")
     if options.split != "test":
         raise UserError(f"only the test split is ever corrupted; leave out --split {options.split}.")
     if options.curves and options.curves.suffix.lower() != ".png":
@@ -65,20 +69,26 @@ def table(results: list[Result], split: str, metric: str | None = None) -> str:
     Args:
         results: contents of result.json files.
         split: ``val`` or ``test``.
-        metric: ``acc`` or another of the results' metrics; by default the one that selected the checkpoints.
+        metric: ``acc`` or another of the results' metrics; by default the one that selected the checkpoints. Several,
+            separated by commas, make a table of the fused decision with a column for each.
 
     Raises:
         UserError: if no result has that metric on that split.
     """
+    several = metric.split(",") if metric and "," in metric else []
     by_dataset: dict[str, list[Result]] = defaultdict(list)
-    for result in results:
-        if _has(result, split, metric or monitor(result)):
-            by_dataset[dataset(result)].append(result)
-    if not by_dataset:
-        known = sorted({key for result in results for key in result.get(split, {})})
-        wanted = f"the metric {metric!r}" if metric else "the metric that selected it"
-        raise UserError(f"no result has {wanted} on {split}; there are {', '.join(known) or 'none'}.")
+    for wanted in several or [metric]:
+        having = [result for result in results if _has(result, split, wanted or monitor(result))]
+        if not having:
+            known = sorted({key for result in results for key in result.get(split, {})})
+            words = f"the metric {wanted!r}" if wanted else "the metric that selected it"
+            raise UserError(f"no result has {words} on {split}; there are {', '.join(known) or 'none'}.")
+        for result in having:
+            if not any(result is other for other in by_dataset[dataset(result)]):
+                by_dataset[dataset(result)].append(result)
     groups = sorted(by_dataset.items())
+    if several:
+        return "\n\n".join(_several(name, group, results, split, several) for name, group in groups)
     return "\n\n".join(_one_table(name, group, results, split, metric or monitor(group[0])) for name, group in groups)
 
 
@@ -102,6 +112,22 @@ def _one_table(name: str, results: list[Result], read: list[Result], split: str,
         # One modality alone fuses nothing: its value stands in the modality's column.
         alone = group[0]["method"] == "Unimodal" and any(text != ABSENT for text in own)
         cells = [ABSENT if alone else _cell(group, split, metric), *own]
+        lines.append(f"| {method} | {len(seeds(group))} | " + " | ".join(cells) + " |")
+    found = warnings(groups)
+    return "\n".join([*lines, "", *found] if found else lines)
+
+
+def _several(name: str, results: list[Result], read: list[Result], split: str, metrics: list[str]) -> str:
+    """One column for each metric, of the fused decision; of a method with one modality, of that one."""
+    lines = [
+        f"**{name}**, {split}, {results[0]['splits'][split]['samples']} samples, mean ± standard deviation over seeds",
+        "",
+        "| method | seeds | " + " | ".join(map(heading, metrics)) + " |",
+        "| --- | --- | " + " | ".join("---" for _ in metrics) + " |",
+    ]
+    groups = by_label(results, read)
+    for method, group in groups.items():
+        cells = [_cell(group, split, metric) for metric in metrics]
         lines.append(f"| {method} | {len(seeds(group))} | " + " | ".join(cells) + " |")
     found = warnings(groups)
     return "\n".join([*lines, "", *found] if found else lines)

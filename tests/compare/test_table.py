@@ -64,6 +64,24 @@ def test_the_split_and_the_metric_can_be_chosen() -> None:
     assert "| MNL | 1 | 1.500 | – | – |" in losses
 
 
+def test_several_metrics_make_a_column_each() -> None:
+    runs = [
+        result("SelfMM", seed, test={"MAE": mae, "Corr": 0.5, "Has0_acc_2": 0.75, "MAE_text": 2.0})
+        for seed, mae in enumerate((1.0, 1.5))
+    ]
+    lines = table([*runs, result("TFN", test={"MAE": 1.25})], "test", "MAE,Has0_acc_2").splitlines()
+    assert lines[:6] == [
+        "**AVDigits (hard)**, test, 40 samples, mean ± standard deviation over seeds",
+        "",
+        "| method | seeds | MAE | Has0_acc_2 in % |",
+        "| --- | --- | --- | --- |",
+        "| SelfMM | 2 | 1.250 ± 0.354 | 75.0 ± 0.0 |",
+        "| TFN | 1 | 1.250 | – |",
+    ]
+    with pytest.raises(UserError, match="no result has the metric 'Mae' on test"):
+        table(runs, "test", "MAE,Mae")
+
+
 def test_what_is_a_share_is_in_per_cent_of_one_modality_too() -> None:
     own = table([result(test={"acc_audio": 0.25})], "test", "acc_audio")
     assert "test acc_audio in %, 40 samples" in own

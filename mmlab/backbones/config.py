@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from mmlab.backbones.pyramids import Pyramid, SmallPyramid
 from mmlab.backbones.sensors import SensorConv, SensorGRU, SkeletonGRU
+from mmlab.backbones.sequences import LSTM, FirstStep, SequenceTransformer
 from mmlab.backbones.small_conv import SmallConvNet
+from mmlab.backbones.vectors import MLP
+from mmlab.backbones.words import WordEmbeddings
 from mmlab.errors import UserError, did_you_mean
 from mmlab.types import DataSpec, Modality, Segmentation
 
@@ -18,6 +24,11 @@ SMALL_CONV = "small_conv"
 SMALL_CONV_WIDTH = 16
 FACE_RESNET = "face_resnet18"
 SENSORS = {"sensor_conv": SensorConv, "sensor_gru": SensorGRU, "skeleton_gru": SkeletonGRU}
+SIZED = {"lstm": LSTM, "sequence_transformer": SequenceTransformer, "mlp": MLP, "word_embeddings": WordEmbeddings}
+FIRST_STEP = "first_step"
+OWN = (SMALL_CONV, FACE_RESNET, *SENSORS, *SIZED, FIRST_STEP)
+STEPWISE = ("lstm", "sequence_transformer", "mlp", FIRST_STEP)
+"""The backbones that read any sequence, and vectors as sequences of one step."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +36,34 @@ class BackboneConfig:
     """One backbone.
 
     Attributes:
-        name: ``small_conv``, ``face_resnet18``, a timm model, for sequences ``sensor_conv``, ``sensor_gru`` or
-            ``skeleton_gru``, for text a local folder with a model of transformers (``models/bert-base-uncased``), or
-            the import path of a class of your own (``package.module.Class``), which is called with the Modality and has
-            its features' width as the attribute ``width``; for a class of each pixel it must be a
+        name: ``small_conv``, ``face_resnet18``, a timm model, for sequences ``lstm``, ``sequence_transformer``,
+            ``sensor_conv``, ``sensor_gru`` or ``skeleton_gru``, for vectors and sequences ``mlp`` or ``first_step``,
+            for text ``word_embeddings`` or a local folder with a model of transformers (``models/bert-base-uncased``),
+            or the import path of a class of your own (``package.module.Class``), which is called with the Modality and
+            has its features' width as the attribute ``width``; for a class of each pixel it must be a
             :class:`~mmlab.backbones.pyramids.Pyramid`.
         pretrained: starts from published weights (timm models) or the folder's (text models).
-        width: channels of the first block (small_conv only; 16 unless given).
+        width: of small_conv the channels of the first block (16 unless given); of lstm, sequence_transformer, mlp and
+            word_embeddings the features' width (32 unless given).
         grid: rows and columns of cells to average the features over, in place of all at once; the features are the
             cells' one after another (timm models only).
+        hidden: the inner width of lstm, sequence_transformer, mlp and word_embeddings (32 unless given).
+        dropout: within lstm, sequence_transformer and mlp (0 unless given, 0.1 of sequence_transformer).
+        pooled: of a text model, whether its pooled output is the features; the first token's last state otherwise.
+        lr: the learning rate of this encoder in place of the optimiser's, for any backbone.
+        weight_decay: its weight decay in place of the optimiser's, for any backbone. A text model's vectors, which are
+            its biases and the weights of its normalisation, then don't decay.
     """
 
     name: str = SMALL_CONV
     pretrained: bool = False
     width: int | None = None
     grid: tuple[int, int] | None = None
+    hidden: int | None = None
+    dropout: float | None = None
+    pooled: bool = True
+    lr: float | None = None
+    weight_decay: float | None = None
 
 
 Choice = str | BackboneConfig
@@ -100,18 +124,75 @@ def build_encoders(spec: DataSpec, backbone: Choice, backbones: Backbones, dense
         choice = overrides.get(modality.name) or backbone
         config = BackboneConfig(choice) if isinstance(choice, str) else choice
         _check(config)
-        encoders[modality.name] = build(modality, config)
+        encoders[modality.name] = encoder = build(modality, config)
+        setattr(encoder, _OPTIONS, _options(encoder, config))
     return nn.ModuleDict(encoders)
 
 
+_OPTIONS = "optimizer_options"
+
+
+def own_options(module: nn.Module) -> Iterator[tuple[nn.Parameter, dict[str, float]]]:
+    """The parameters that train by a learning rate or a weight decay of their encoder, and by which.
+
+    Args:
+        module: that holds encoders of :func:`build_encoders`, at any depth.
+    """
+    for part in module.modules():
+        for name, options in getattr(part, _OPTIONS, {}).items():
+            yield part.get_parameter(name), options
+
+
+def _options(encoder: nn.Module, config: BackboneConfig) -> dict[str, dict[str, float]]:
+    """The optimiser's options of each parameter that has some of its own, by the parameter's name."""
+    own = {name: value for name in ("lr", "weight_decay") if (value := getattr(config, name)) is not None}
+    if not own:
+        return {}
+    spared = own | {"weight_decay": 0.0} if "weight_decay" in own and _is_folder(config.name) else own
+    return {name: spared if each.dim() < 2 else own for name, each in encoder.named_parameters()}
+
+
 def _check(config: BackboneConfig) -> None:
-    """Refuses fields that the backbone doesn't have."""
-    if config.name != SMALL_CONV and config.width is not None:
-        raise UserError(f"the backbone {config.name} has no width to choose: leave width out, or use {SMALL_CONV}.")
-    if config.name in (SMALL_CONV, FACE_RESNET, *SENSORS):
+    """Refuses fields that the backbone doesn't have, and numbers that can't be."""
+    for name in ("width", "hidden", "dropout"):
+        if config.name not in _having(name):
+            _refuse(config, name)
+    if config.name in OWN:
         if config.pretrained:
-            raise UserError(f"{config.name} has no pretrained weights: set pretrained to false, or use a timm model.")
-        _refuse_grid(config)
+            other = "the folder of a text model" if config.name == "word_embeddings" else "a timm model"
+            raise UserError(f"{config.name} has no pretrained weights: set pretrained to false, or use {other}.")
+        _refuse(config, "grid", "pooled")
+    for name, least in (("width", 1), ("hidden", 1), ("dropout", 0), ("lr", 0), ("weight_decay", 0)):
+        value = getattr(config, name)
+        if value is not None and not (math.isfinite(value) and value >= least):
+            raise UserError(f"the backbone {config.name} can't take {value} as its {name}: give {least} or more.")
+    if config.dropout is not None and config.dropout >= 1:
+        raise UserError(f"the backbone {config.name} can't take {config.dropout} as its dropout: give less than 1.")
+
+
+def _having(field: str) -> tuple[str, ...]:
+    """The backbones that have a field of sizes."""
+    return {
+        "width": (SMALL_CONV, *SIZED),
+        "hidden": tuple(SIZED),
+        "dropout": tuple(name for name in SIZED if name != "word_embeddings"),
+    }[field]
+
+
+def _refuse(config: BackboneConfig, *names: str) -> None:
+    """Refuses fields that have been given a value."""
+    for name in names:
+        if getattr(config, name) != getattr(BackboneConfig, name):  # the default
+            what, who = {
+                "grid": ("grid", "a timm model"),
+                "pooled": ("pooled output", "the folder of a text model"),
+            }.get(name) or (name, " or ".join(_having(name)))
+            raise UserError(f"the backbone {config.name} has no {what} to choose: leave {name} out, or use {who}.")
+
+
+def _is_folder(name: str) -> bool:
+    """Whether a backbone's name is that of a text model's folder."""
+    return name not in OWN and ("/" in name or (Path(name) / "config.json").is_file())
 
 
 def _encoder(modality: Modality, config: BackboneConfig) -> nn.Module:
@@ -125,8 +206,12 @@ def _encoder(modality: Modality, config: BackboneConfig) -> nn.Module:
         from mmlab.backbones.face_resnet import FaceResNet
 
         return FaceResNet(_picture(modality, config.name)[0])
-    if "/" in config.name or (Path(config.name) / "config.json").is_file():
-        _refuse_grid(config)
+    if config.name in SIZED:
+        sizes: dict[str, Any] = {name: getattr(config, name) for name in ("hidden", "width", "dropout")}
+        return SIZED[config.name](modality, **{name: size for name, size in sizes.items() if size is not None})
+    if config.name == FIRST_STEP:
+        return FirstStep(modality)
+    if _is_folder(config.name):
         return _text_model(modality, config)
 
     import timm  # costs seconds, and most quick runs use small_conv
@@ -134,17 +219,19 @@ def _encoder(modality: Modality, config: BackboneConfig) -> nn.Module:
     from mmlab.backbones.timm import TimmBackbone
 
     if timm.is_model(config.name):
+        _refuse(config, "pooled")
         channels, size = _picture(modality, config.name)
         return TimmBackbone(config.name, channels, size, config.pretrained, config.grid)
     if "." not in config.name:
         if modality.kind == "text":
-            _refuse_grid(config)
+            guess = did_you_mean(config.name, ["word_embeddings"])
+            if guess:
+                raise UserError(f"there is no backbone {config.name!r}{guess}.")
             return _text_model(modality, config)  # raises, and says what a text needs
-        own = [SMALL_CONV, FACE_RESNET, *SENSORS]
-        known = [*own, *timm.list_models()]
+        known = [*OWN, *timm.list_models()]
         raise UserError(
             f"there is no backbone {config.name!r}{did_you_mean(config.name, known)}: give "
-            f"{', '.join(own)}, the name of a timm model, the folder of a text model, or the import path of a class "
+            f"{', '.join(OWN)}, the name of a timm model, the folder of a text model, or the import path of a class "
             f"(package.module.Class)."
         )
     encoder = _own_class(config, modality)
@@ -162,7 +249,7 @@ def _pyramid(modality: Modality, config: BackboneConfig) -> nn.Module:
             f"a class of each pixel is decided from images and depth, but the modality {modality.name!r} is of the "
             f"kind {modality.kind}: choose a data set without it."
         )
-    _refuse_grid(config)
+    _refuse(config, "grid", "pooled")
     channels = modality.shape[0]
     if config.name == SMALL_CONV:
         return SmallPyramid(channels, SMALL_CONV_WIDTH if config.width is None else config.width)
@@ -177,7 +264,7 @@ def _pyramid(modality: Modality, config: BackboneConfig) -> nn.Module:
         f"give {SMALL_CONV}, the name of a convolutional timm model (resnet18, mobilenetv3_small_100), or the import "
         f"path of a class"
     )
-    if config.name in (FACE_RESNET, *SENSORS) or "/" in config.name:
+    if config.name in OWN or "/" in config.name:
         raise UserError(f"the backbone {config.name} can't serve a class of each pixel: {remedy}.")
     if "." not in config.name:
         guess = did_you_mean(config.name, [SMALL_CONV, *timm.list_models()])
@@ -191,16 +278,12 @@ def _pyramid(modality: Modality, config: BackboneConfig) -> nn.Module:
     return encoder
 
 
-def _refuse_grid(config: BackboneConfig) -> None:
-    if config.grid is not None:
-        raise UserError(f"the backbone {config.name} has no grid to choose: leave grid out, or use a timm model.")
-
-
 def _text_model(modality: Modality, config: BackboneConfig) -> nn.Module:
+    _refuse(config, "grid")
     if modality.kind != "text":
         raise UserError(
             f"{config.name} is a folder, which only the model of a text has, but the modality {modality.name!r} is of "
-            f"the kind {modality.kind}: give it {SMALL_CONV} or a timm model."
+            f"the kind {modality.kind}: choose another backbone for it (mmlab list backbones)."
         )
     try:
         import transformers  # noqa: F401  # costs seconds, and only texts need it
@@ -210,19 +293,20 @@ def _text_model(modality: Modality, config: BackboneConfig) -> nn.Module:
         ) from error
     from mmlab.backbones.transformers import TextBackbone
 
-    return TextBackbone(Path(config.name), modality, config.pretrained)
+    return TextBackbone(Path(config.name), modality, config.pretrained, config.pooled)
 
 
 def _picture(modality: Modality, backbone: str) -> tuple[int, tuple[int, int]]:
     """The channels and the size (H, W) of what the backbone sees at once."""
     if modality.kind not in ("audio", "image", "frames", "flow", "depth"):
         own, example = {
-            "text": ("the folder of a text model", "models/bert-base-uncased"),
-            "sequence": (f"{', '.join(SENSORS)} or a backbone of its own by import path", "sensor_gru"),
-        }.get(modality.kind, ("a backbone of its own by import path", "package.module.Class"))
+            "text": ("word_embeddings or the folder of a text model", "models/bert-base-uncased"),
+            "sequence": (", ".join(STEPWISE if modality.ragged else (*STEPWISE, *SENSORS)), "lstm"),
+            "vector": (", ".join(STEPWISE), "mlp"),
+        }[modality.kind]
         raise UserError(
             f"{backbone} encodes pictures, but the modality {modality.name!r} is of the kind {modality.kind}: "
-            f"give it {own} (--model.backbones.{modality.name} {example})."
+            f"give it {own} or a backbone of its own by import path (--model.backbones.{modality.name} {example})."
         )
     return modality.shape[0], (modality.shape[-2], modality.shape[-1])
 
@@ -234,6 +318,11 @@ def _sequence(modality: Modality, backbone: str) -> tuple[int, int]:
             f"{backbone} encodes sequences, but the modality {modality.name!r} is of the kind {modality.kind}: choose "
             f"another backbone for it (mmlab list backbones)."
         )
+    if modality.ragged:
+        raise UserError(
+            f"{backbone} reads sequences of one length, but those of {modality.name!r} differ: give it "
+            f"{', '.join(STEPWISE)} (--model.backbones.{modality.name} lstm)."
+        )
     length, values = modality.shape
     return length, values
 
@@ -241,7 +330,7 @@ def _sequence(modality: Modality, backbone: str) -> tuple[int, int]:
 def _own_class(config: BackboneConfig, modality: Modality) -> nn.Module:
     if config.pretrained:
         raise UserError(f"{config.name} is not from timm: leave pretrained out and load its weights in its class.")
-    _refuse_grid(config)
+    _refuse(config, "grid", "pooled")
     module, _, name = config.name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)

@@ -22,13 +22,15 @@ class TextBackbone(nn.Module):
     """A text encoder such as BERT, from a folder that holds its ``config.json`` and, if wanted, its weights.
 
     The features are the model's pooled output where it has one (of BERT: the first token's last state, through a dense
-    layer and tanh), else the first token's last state. Padding is not attended to; a sample without text, which is
+    layer and tanh), else the first token's last state; without pooling always that, and the model's pooling layer is
+    left out. Padding is not attended to; a sample without text, which is
     all padding, is seen as its first token alone. Nothing is downloaded, and no code that lies in the folder is run.
 
     Args:
         folder: that holds the model, as ``save_pretrained`` writes it.
         modality: of the kind text, shape (2, L).
         pretrained: starts from the folder's weights (safetensors, else PyTorch's); at random otherwise.
+        pooled: whether the features are the pooled output, if the model has one.
 
     Attributes:
         width: D, the model's hidden size.
@@ -37,7 +39,7 @@ class TextBackbone(nn.Module):
         UserError: if the folder or its weights can't be used, or the model is too small for the modality's tokens.
     """
 
-    def __init__(self, folder: Path, modality: Modality, pretrained: bool = False) -> None:
+    def __init__(self, folder: Path, modality: Modality, pretrained: bool = False, pooled: bool = True) -> None:
         super().__init__()
         if not (folder / "config.json").is_file():
             if folder.is_dir():
@@ -64,6 +66,9 @@ class TextBackbone(nn.Module):
                 ) from error
             remedy = "put its weights there or set pretrained to false" if pretrained else "choose another model"
             raise UserError(f"the backbone {folder} can't be built ({reason(error)}): {remedy}.") from error
+        if not pooled and hasattr(self.model, "pooler"):  # without a gradient, it would stop distributed training
+            self.model.register_module("pooler", None)
+            missing = [name for name in missing if not name.startswith("pooler.")]
         if missing:
             raise UserError(
                 f"the weights in {folder} lack {missing[0]}, which the model needs: put complete weights there or set "

@@ -64,6 +64,11 @@ def _backbones() -> list[tuple[str, str]]:
     ]
     return [
         *own,
+        ("lstm", "for sequences: an LSTM of one layer, the state after the last step"),
+        ("sequence_transformer", "for sequences: a transformer of two layers, the mean over the steps"),
+        ("mlp", "for vectors, and the mean of a sequence: two linear layers with ReLU"),
+        ("first_step", "for features of a text model: the first step's values as they are; nothing is learnt"),
+        ("word_embeddings", "for text: the mean of its tokens' learnt embeddings"),
         ("sensor_conv", "for 3-axis sensors: four convolutions, of ERL-MR's released code for USC-HAD"),
         ("sensor_gru", "for sensors: convolutions and a GRU, as on MHAD"),
         ("skeleton_gru", "for joints: convolutions and a GRU, as on MHAD"),

@@ -10,6 +10,7 @@ import io
 import operator
 import pkgutil
 import re
+from dataclasses import fields
 from typing import Any, get_args
 
 import jsonargparse
@@ -18,6 +19,7 @@ from lightning.pytorch import Trainer
 
 import mmlab.data
 import mmlab.methods
+from mmlab.backbones.config import BackboneConfig
 from mmlab.cli.checks import check_configs, check_linked_flags, check_model
 from mmlab.cli.messages import explain
 from mmlab.data.datamodule import MultimodalDataModule
@@ -114,7 +116,8 @@ def parse(parser: ArgumentParser, words: list[str]) -> Namespace:
         print(_without_spec(out.getvalue()), end="")
 
 
-_BACKBONE_FIELD = re.compile(r"--model\.(?:init_args\.)?(backbone|backbones\.\w+)\.(?:pretrained|width|grid)(=|$)")
+_FIELDS = "|".join(field.name for field in fields(BackboneConfig) if field.name != "name")
+_BACKBONE_FIELD = re.compile(rf"--model\.(?:init_args\.)?(backbone|backbones\.\w+)\.(?:{_FIELDS})(=|$)")
 
 
 def _with_names(parser: ArgumentParser, words: list[str]) -> list[str]:

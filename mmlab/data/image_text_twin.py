@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,10 @@ def write_twin(root: Path, labels: tuple[str, ...]) -> None:
         UserError: if the root holds anything, or transformers is not installed.
     """
     refuse_existing(root)
-    _write_tiny_bert(root / TWIN_MODEL)
+    letters = list(string.ascii_lowercase)
+    words = [*COMMON, *(word for words in TELLING for word in words)]
+    vocabulary = dict.fromkeys([*SPECIAL, "_", "!", *letters, *(f"##{letter}" for letter in letters), *words])
+    write_tiny_bert(root / TWIN_MODEL, list(vocabulary))
     (root / "data").mkdir()
     (root / "SYNTHETIC").write_text("These texts and images are generated; results on them mean nothing.\n")
     rng = np.random.default_rng(0)
@@ -70,8 +74,16 @@ def _image(label: int, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def _write_tiny_bert(folder: Path) -> None:
-    """A BERT of two layers, 32 wide, with weights drawn from a fixed seed, and a vocabulary of the twin's words."""
+def write_tiny_bert(folder: Path, vocabulary: Sequence[str]) -> None:
+    """Writes a BERT of two layers, 32 wide, with weights drawn from a fixed seed.
+
+    Args:
+        folder: a new folder.
+        vocabulary: its tokens in order, each once.
+
+    Raises:
+        UserError: if transformers is not installed.
+    """
     try:
         from transformers import BertConfig, BertModel, logging
     except ImportError as error:
@@ -81,9 +93,6 @@ def _write_tiny_bert(folder: Path) -> None:
     import torch
 
     logging.disable_progress_bar()  # it would report the one tiny file of weights
-    letters = list(string.ascii_lowercase)
-    words = [*COMMON, *(word for words in TELLING for word in words)]
-    vocabulary = dict.fromkeys([*SPECIAL, "_", "!", *letters, *(f"##{letter}" for letter in letters), *words])
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     with torch.random.fork_rng(devices=[]):

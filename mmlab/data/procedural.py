@@ -14,10 +14,10 @@ from mmlab.errors import UserError
 
 
 class ProceduralDataset(MultimodalDataset, ABC):
-    """Balanced classes, made sample by sample: one depends on ``data_seed``, its split and its position only.
+    """Samples of balanced classes, or with a score: one depends on ``data_seed``, its split and its position only.
 
     Args:
-        classes: how many there are.
+        classes: how many there are; 1 where targets are no classes.
         train_size: number of training samples.
         val_size: number of validation samples.
         test_size: number of test samples.
@@ -48,7 +48,7 @@ class ProceduralDataset(MultimodalDataset, ABC):
     def arrays(self, labels: Tensor, draws: Draws) -> dict[str, Tensor]:
         """Makes samples, (B, ...) raw values by modality in order, from their classes (B,) and their draws.
 
-        Label maps, (B, H, W) under ``target``, take the place of the classes where there are some.
+        Label maps, (B, H, W) under ``target``, or targets (B,) that are no balanced classes, take the classes' place.
         """
 
     def splits(self) -> dict[SplitName, Split]:

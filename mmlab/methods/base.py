@@ -17,13 +17,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mmlab.availability import Combination, every_combination
-from mmlab.backbones.config import Backbones, Choice, build_encoders
+from mmlab.backbones.config import Backbones, Choice, build_encoders, own_options
 from mmlab.draws import Draws
 from mmlab.errors import UserError
 from mmlab.losses.late_fusion import mean_counts
 from mmlab.methods.evaluation import CombinationEvaluation, Evaluation
 from mmlab.methods.sums import LossSums
-from mmlab.types import Batch, Classification, DataSpec, Prediction, Task
+from mmlab.types import Batch, Classification, DataSpec, Prediction, Regression, Task
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
@@ -51,7 +51,8 @@ class Method(LightningModule, ABC):
 
     Args:
         spec: the data set's :class:`~mmlab.types.DataSpec` as plain data; the command line fills it in.
-        backbone: what encodes each modality: ``small_conv``, a timm model's name, an import path, or its fields.
+        backbone: what encodes each modality: ``small_conv``, a timm model's name, an import path, or its fields; None
+            for a method that reads the inputs by modules of its own.
         backbones: overrides for single modalities, by name; the others keep ``backbone``.
         optimizer: makes the optimiser from the parameters that train.
         scheduler: makes the schedule from the optimiser; stepped once an epoch.
@@ -69,7 +70,7 @@ class Method(LightningModule, ABC):
     def __init__(
         self,
         spec: dict[str, Any],
-        backbone: Choice,
+        backbone: Choice | None,
         backbones: Backbones,
         optimizer: OptimizerFactory,
         scheduler: SchedulerFactory | None,
@@ -78,11 +79,15 @@ class Method(LightningModule, ABC):
         self.spec = DataSpec.from_dict(spec)
         if not isinstance(self.spec.task, self.tasks):
             known = " and ".join(task.__name__.lower() for task in self.tasks)
+            cut = "ask the data set for classes where it has them (--data.dataset.task binary), or "
             raise UserError(
                 f"{type(self).__name__} is defined for {known}, but {self.spec.dataset} asks for "
-                f"{type(self.spec.task).__name__.lower()}: choose another method (mmlab list methods) or data set."
+                f"{type(self.spec.task).__name__.lower()}: {cut if isinstance(self.spec.task, Regression) else ''}"
+                f"choose another method (mmlab list methods) or data set."
             )
-        self.encoders = build_encoders(self.spec, backbone, backbones, self.dense)
+        self.encoders = nn.ModuleDict()
+        if backbone is not None:
+            self.encoders = build_encoders(self.spec, backbone, backbones, self.dense)
         self.stage = ""
         self._optimizer = optimizer
         self._scheduler = scheduler
@@ -124,8 +129,17 @@ class Method(LightningModule, ABC):
         return []
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The optimiser's parameter groups; one with all that train unless a method says otherwise."""
-        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+        """The optimiser's parameter groups: all that train by its own options, then a group for each other set."""
+        own = self.own_options()
+        groups: dict[tuple[tuple[str, float], ...], list[nn.Parameter]] = {(): []}
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                groups.setdefault(tuple(own.get(parameter, {}).items()), []).append(parameter)
+        return [{"params": members, **dict(options)} for options, members in groups.items() if members]
+
+    def own_options(self) -> dict[nn.Parameter, dict[str, float]]:
+        """Options of single parameters in place of the optimiser's: those of encoders, unless a method says more."""
+        return dict(own_options(self))
 
     @property
     def tested(self) -> list[Combination]:

@@ -65,14 +65,9 @@ class LateFusionMethod(Method, ABC):
         uncertainty = None if decision.confidence is None else 1 - decision.confidence
         return Prediction(decision.logits, unimodal, decision.weights, uncertainty, features)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """One group of all that trains; those that the fusion decays by a weight of its own come in another."""
-        decayed = {id(parameter): decay for parameter, decay in self.fusion.decays()}
-        groups: dict[float | None, list[nn.Parameter]] = {None: []}
-        for parameter in self.parameters():
-            if parameter.requires_grad:
-                groups.setdefault(decayed.get(id(parameter)), []).append(parameter)
-        return [{"params": own} | ({} if decay is None else {"weight_decay": decay}) for decay, own in groups.items()]
+    def own_options(self) -> dict[nn.Parameter, dict[str, float]]:
+        """Those of encoders, and the weight decay of what the fusion decays by a weight of its own."""
+        return super().own_options() | {each: {"weight_decay": decay} for each, decay in self.fusion.decays()}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The task's loss of the fused and of each modality's decision, and what the fusion itself trains by."""

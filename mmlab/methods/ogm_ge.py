@@ -94,6 +94,11 @@ class OGMGE(Method):
         self.modulates = modulates
         for name, encoder in self.encoders.items():
             if not self.modulated(encoder):
+                if modulates == "encoders":
+                    raise UserError(
+                        f"OGMGE modulates what encoders learn, but the encoder of {name} learns nothing: choose "
+                        f"another backbone for it (--model.backbones.{name} mlp)."
+                    )
                 raise UserError(
                     f"OGMGE modulates convolutions, but the encoder of {name} has none: set modulates to encoders, or "
                     f"choose another backbone."

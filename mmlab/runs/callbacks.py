@@ -132,6 +132,13 @@ class SaveOnTermination(Callback):
 class MovableCheckpoint(ModelCheckpoint):
     """A ModelCheckpoint that still knows its best one after the run's folder was moved or renamed."""
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves after steps only: gradients that are being accumulated are in no checkpoint."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the state up with the folder that the files lie in now."""
         before, now = str(state_dict["dirpath"]), str(self.dirpath)

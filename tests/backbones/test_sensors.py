@@ -155,7 +155,7 @@ def test_the_encoders_of_mhad_are_equally_wide() -> None:
         ("skeleton_gru", (1, 9), "skeleton_gru reads"),
         ("skeleton_gru", (60, 3), "skeleton_gru reads"),
         ("sensor_cnn", (60, 3), "no backbone 'sensor_cnn' .did you mean 'sensor_conv'"),
-        ("small_conv", (60, 3), "small_conv encodes pictures, .* give it sensor_conv, sensor_gru, skeleton_gru or"),
+        ("small_conv", (60, 3), "small_conv encodes pictures, .* give it lstm, .*sensor_gru, skeleton_gru or"),
         (BackboneConfig("sensor_gru", pretrained=True), (60, 3), "sensor_gru has no pretrained weights"),
         (BackboneConfig("sensor_gru", width=8), (60, 3), "sensor_gru has no width to choose"),
         (BackboneConfig("sensor_gru", grid=(1, 1)), (60, 3), "sensor_gru has no grid to choose"),

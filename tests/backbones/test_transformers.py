@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmlab.backbones.config import BackboneConfig, Backbones, build_encoders, widths
+from mmlab.backbones.config import BackboneConfig, Backbones, build_encoders, own_options, widths
 from mmlab.errors import UserError
 from mmlab.types import Classification, DataSpec, Modality
 
@@ -29,8 +29,8 @@ def bert(tmp_path: Path) -> Path:
     return write_bert(tmp_path / "models" / "bert")
 
 
-def build(folder: Path, pretrained: bool = True) -> torch.nn.Module:
-    config = BackboneConfig(str(folder), pretrained=pretrained)
+def build(folder: Path, pretrained: bool = True, pooled: bool = True) -> torch.nn.Module:
+    config = BackboneConfig(str(folder), pretrained=pretrained, pooled=pooled)
     return build_encoders(SPEC, BackboneConfig(width=4), Backbones(text=config))["text"]
 
 
@@ -50,6 +50,48 @@ def test_features_are_the_models_pooled_output(bert: Path) -> None:
     for row, count in ((0, 4), (1, 2)):  # the model alone, without any padding
         expected = reference(input_ids=x[row : row + 1, 0, :count]).pooler_output[0]
         torch.testing.assert_close(features[row], expected)
+
+
+def test_without_pooling_features_are_the_first_tokens_last_state(bert: Path) -> None:
+    net = build(bert, pooled=False).eval()
+    reference = transformers.BertModel.from_pretrained(bert).eval()
+    features = net(texts([2, 7, 9, 11], [2, 8]))
+    torch.testing.assert_close(features[1], reference(input_ids=torch.tensor([[2, 8]])).last_hidden_state[0, 0])
+    features.square().sum().backward()
+    # A parameter without a gradient would stop distributed training.
+    assert not [name for name, parameter in net.named_parameters() if parameter.grad is None]
+    assert not [name for name in net.state_dict() if "pooler" in name]
+
+
+def test_without_pooling_its_weights_need_not_be_there(bert: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = {name: weight for name, weight in load_file(bert / "model.safetensors").items() if "pooler" not in name}
+    save_file(weights, bert / "model.safetensors", {"format": "pt"})
+    assert build(bert, pooled=False).width == 8
+    with pytest.raises(UserError, match=r"weights in .*bert lack pooler.dense.bias"):
+        build(bert)
+
+
+@pytest.mark.parametrize("write", ["distilbert", "electra"])
+def test_a_model_that_has_no_pooler_needs_none(tmp_path: Path, write: str) -> None:
+    {"distilbert": write_distilbert, "electra": write_electra}[write](tmp_path / "model")
+    x = texts([2, 7, 9])
+    pooled, plain = (build(tmp_path / "model", pooled=each).eval()(x) for each in (True, False))
+    torch.testing.assert_close(plain, pooled)
+
+
+def test_vectors_do_not_decay_where_the_model_has_a_decay_of_its_own(bert: Path) -> None:
+    config = BackboneConfig(str(bert), lr=5e-5, weight_decay=0.001)
+    net = build_encoders(SPEC, BackboneConfig(width=4, weight_decay=0.1), Backbones(text=config))
+    own = dict(own_options(net))
+    found = {name: own[parameter] for name, parameter in net.named_parameters()}
+    assert found["text.model.pooler.dense.weight"] == {"lr": 5e-5, "weight_decay": 0.001}
+    for spared in ("pooler.dense.bias", "embeddings.LayerNorm.weight", "encoder.layer.1.output.LayerNorm.bias"):
+        assert found[f"text.model.{spared}"] == {"lr": 5e-5, "weight_decay": 0.0}
+    assert all(options == {"weight_decay": 0.1} for name, options in found.items() if name.startswith("image"))
+    only_rate = build_encoders(SPEC, BackboneConfig(width=4), Backbones(text=BackboneConfig(str(bert), lr=5e-5)))
+    assert list(dict(own_options(only_rate)).values()) == [{"lr": 5e-5}] * len(list(only_rate["text"].parameters()))
 
 
 def test_neither_padding_nor_word_numbers_change_features(bert: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from mmlab.backbones.config import BackboneConfig
+
 SCORES = {f"{metric}{which}" for metric in ("acc", "f1") for which in ("", "_audio", "_image")}
 MARGINS = {
     *("margin", "radius", "radius_clipped", "radius_min"),
@@ -172,7 +174,7 @@ def test_fields_refine_backbones_that_are_named_after_others(mmlab, capsys: pyte
         mmlab(line)
     assert end.value.code == 0
     options = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
-    assert options["backbone"] == {"name": "small_conv", "pretrained": False, "width": 4, "grid": None}
+    assert BackboneConfig(**options["backbone"]) == BackboneConfig("small_conv", width=4)
     assert options["backbones"]["image"]["name"] == "resnet10t"
     assert options["backbones"]["audio"] is None
 

@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmlab.backbones.config import NO_OVERRIDES, SMALL_CONV, Choice
+from mmlab.backbones.config import NO_OVERRIDES, SMALL_CONV, BackboneConfig, Backbones, Choice
 from mmlab.data.base import Split
 from mmlab.data.keypad import Keypad
 from mmlab.errors import UserError
-from mmlab.methods.base import Stage
+from mmlab.methods.base import Method, Stage
+from mmlab.methods.distillation import Distillation
+from mmlab.methods.pdf import PDF
 from mmlab.methods.sums import LossSums
 from mmlab.types import Batch, Classification, DataSpec, Modality, Prediction
 from tests.own_methods import WithDropout
@@ -41,6 +43,66 @@ def test_a_stage_freezes_what_it_does_not_train_and_keeps_it_in_evaluation_mode(
     method.train()
     assert method.encoders.training
     assert all(parameter.requires_grad for parameter in method.parameters())
+
+
+def names_of(method: Method) -> list[tuple[set[str], dict[str, float]]]:
+    """The parameter groups, by the first two parts of the parameters' names."""
+    names = {parameter: ".".join(name.split(".")[:2]) for name, parameter in method.named_parameters()}
+    groups = [dict(group) for group in method.parameter_groups()]
+    return [({names[parameter] for parameter in group.pop("params")}, group) for group in groups]
+
+
+def test_encoders_may_have_rates_and_decays_of_their_own() -> None:
+    choices = Backbones(audio=BackboneConfig(width=4, lr=0.1), image=BackboneConfig(width=4, lr=0.1, weight_decay=0.01))
+    method = WithDropout(SPEC.to_dict(), "small_conv", choices)
+    audio, image = ({"encoders.audio"}, {"lr": 0.1}), ({"encoders.image"}, {"lr": 0.1, "weight_decay": 0.01})
+    (rest, plain), *own = names_of(method)
+    assert rest == {"heads.audio", "heads.image"}
+    assert plain == {}
+    assert own == [audio, image]
+    grouped = [parameter for group in method.parameter_groups() for parameter in group["params"]]
+    assert sorted(map(id, grouped)) == sorted(map(id, method.parameters()))  # each once
+    method.begin(Stage("encoders", trains=("encoders",)))
+    assert names_of(method) == [audio, image]
+    method.begin(Stage("heads", trains=("heads",)))
+    assert names_of(method) == [({"heads.audio", "heads.image"}, {})]
+    method.begin(Stage("all"))
+    method.encoders["audio"].requires_grad_(False)
+    assert names_of(method) == [(rest, plain), image]
+
+
+def test_encoders_of_equal_options_share_a_group() -> None:
+    method = WithDropout(SPEC.to_dict(), BackboneConfig(width=4, lr=0.1), NO_OVERRIDES)
+    assert names_of(method)[1:] == [({"encoders.audio", "encoders.image"}, {"lr": 0.1})]
+
+
+def test_every_copy_of_an_encoder_has_its_options() -> None:
+    method = Distillation(SPEC.to_dict(), backbone=BackboneConfig(width=4, lr=0.1))
+    own = method.own_options()
+    rates = {name: own.get(each) for name, each in method.named_parameters() if ".encoders." in name}
+    assert {name.split(".")[0] for name in rates} == {"teacher", "network"}
+    assert all(options == {"lr": 0.1} for options in rates.values())
+
+
+def test_options_of_encoders_stand_beside_those_of_a_fusion() -> None:
+    choice = BackboneConfig(width=4, lr=0.1, weight_decay=0.01)
+    method = PDF(SPEC.to_dict(), backbone=BackboneConfig(width=4), backbones=Backbones(audio=choice))
+    groups = method.parameter_groups()
+    assert [set(group) - {"params"} for group in groups] == [set(), {"lr", "weight_decay"}, {"weight_decay"}]
+    assert {*groups[1]["params"]} == {*method.encoders["audio"].parameters()}
+    assert {*groups[2]["params"]} == {each for each, _ in method.fusion.decays()}
+
+
+def test_a_schedule_scales_every_group_and_the_logged_rate_is_the_optimisers_own(mmlab, tiny) -> None:
+    mmlab(
+        f"fit --model LateFusion {tiny} --wandb.mode off --test false --run_dir run --trainer.max_epochs 2 "
+        "--model.backbones.audio.lr 0.04 --model.backbones.audio.weight_decay 0.5 --model.backbones.audio.width 4 "
+        "--model.optimizer.lr 0.008 --model.scheduler StepLR --model.scheduler.step_size 1 --model.scheduler.gamma 0.5"
+    )
+    groups = torch.load("run/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [(0.002, 0), (0.01, 0.5)]
+    header, *rows = Path("run/metrics.csv").read_text().splitlines()
+    assert [float(row.split(",")[header.split(",").index("lr")]) for row in rows] == [0.008, 0.004]
 
 
 def test_a_stage_of_an_unknown_module_is_refused() -> None:

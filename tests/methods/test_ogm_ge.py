@@ -11,10 +11,11 @@ from lightning.pytorch import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
-from mmlab.backbones.config import BackboneConfig
+from mmlab.backbones.config import BackboneConfig, Backbones
 from mmlab.errors import UserError
 from mmlab.methods.joint_training import JointTraining
 from mmlab.methods.ogm_ge import OGMGE
+from mmlab.types import Classification, DataSpec, Modality
 from tests.methods.toy import batch, check, spec
 
 TINY = BackboneConfig(width=4)
@@ -174,6 +175,13 @@ def test_encoders_without_convolutions_are_refused_unless_all_their_parameters_a
         OGMGE(spec(2).to_dict(), backbone=flat)
     method = OGMGE(spec(2).to_dict(), modulates="encoders", backbone=flat)
     assert [len(method.modulated(encoder)) for encoder in method.encoders.values()] == [2, 2]
+
+
+def test_encoders_without_parameters_are_refused():
+    modalities = tuple(Modality(name, "vector", (4,)) for name in ("text", "audio"))
+    data = DataSpec("Toy", modalities, Classification(("a", "b")), train_size=20)
+    with pytest.raises(UserError, match="encoder of audio learns nothing: choose another backbone for it"):
+        OGMGE(data.to_dict(), modulates="encoders", backbone="mlp", backbones=Backbones(audio="first_step"))
 
 
 def test_one_modality_is_refused():

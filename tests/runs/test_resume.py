@@ -158,7 +158,8 @@ def test_each_stage_resumes_and_a_finished_one_is_not_trained_again(mmlab, tiny,
     [
         "--model.scheduler ReduceLROnPlateau --model.scheduler.mode max --model.scheduler.patience 0 "
         "--model.scheduler.factor 0.3",
-        "--model.scheduler StepLR --model.scheduler.step_size 1 --model.scheduler.gamma 0.3",
+        "--model.scheduler StepLR --model.scheduler.step_size 1 --model.scheduler.gamma 0.3 "
+        "--model.backbones.audio.lr 0.01 --model.backbones.audio.weight_decay 0.1 --model.backbones.audio.width 4",
         "--trainer.accumulate_grad_batches 4",
     ],
     ids=["plateau", "steps", "accumulation"],

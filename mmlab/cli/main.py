@@ -18,6 +18,7 @@ mmlab: balanced and robust multimodal learning
   mmlab test --run runs/... --corruption gaussian           under noise, at severities 0, 5 and 10
   mmlab prepare KineticsSounds --root data/kinetics_sounds  verify, decode once, pack; can be resumed
   mmlab compare runs/... [--corruption gaussian]            a table, mean and deviation over seeds
+  mmlab compare runs/... --out report                       tables, tests and pictures in one page
   mmlab list methods | datasets | backbones | experiments
 
   mmlab COMMAND --help           a command's options;  --print_config after the others: the whole config
@@ -67,9 +68,9 @@ def _dispatch(words: list[str]) -> int:
 
         print_list(words[1:])
     elif command == "compare":
-        from mmlab.compare.table import print_table
+        from mmlab.compare.command import compare
 
-        print_table(words[1:])
+        compare(words[1:])
     elif command == "prepare":
         from mmlab.cli.prepare import prepare
 

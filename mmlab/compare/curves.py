@@ -6,13 +6,10 @@ import textwrap
 from itertools import pairwise
 from pathlib import Path
 
+from mmlab.compare.drawing import COLOURS, MARKERS, save
 from mmlab.compare.robustness import Robustness
 from mmlab.compare.rows import heading
 
-# Okabe and Ito's colours, which the colour-blind tell apart, without the yellow that white swallows.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
-# One more than colours, so that the pairs repeat late.
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # How far apart the first and the last method's error bars stand, as a part of the mean distance of two severities.
 BESIDE = 0.16
 # Equal curves lie on one another: markers are hollow and get smaller (in points), and of each period of the line
@@ -31,7 +28,7 @@ def draw_robustness(found: list[Robustness], picture: Path) -> None:
 
     Args:
         found: one for each panel.
-        picture: the PNG to write, whole or not at all.
+        picture: the PNG or SVG to write, whole or not at all.
     """
     from matplotlib.figure import Figure  # costs half a second; only a picture needs it
 
@@ -109,7 +106,4 @@ def draw_robustness(found: list[Robustness], picture: Path) -> None:
     figure.legend(
         [handles[method] for method in methods], methods, loc="outside lower center", ncols=legend_columns, fontsize=9
     )
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    partial = picture.with_name(f".{picture.name}.partial.png")
-    figure.savefig(partial, dpi="figure")
-    partial.replace(picture)
+    save(figure, picture)

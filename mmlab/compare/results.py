@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,19 @@ from mmlab.errors import UserError, did_you_mean
 Result = dict[str, Any]
 NEEDED = {"method": str, "dataset": str, "protocol": str, "seed": int, "modalities": list, "splits": dict}
 OF_RUN = NEEDED | {"val": dict}
+NUMBER = int | float
 OF_CORRUPTION = NEEDED | {"corruption": str, "corrupted": list, "cells": list}
 
 
-def read_results(folders: list[Path], corruption: str | None = None) -> list[Result]:
-    """The results below some folders; what can't be read is named on standard error.
+def read_results(folders: list[Path], corruption: str | None = None) -> tuple[list[Result], list[str]]:
+    """The results below some folders, and a sentence on each that is left out because it can't be read.
 
     Args:
         folders: each a run, or a folder that holds runs.
         corruption: reads the runs' tests under this corruption, corruption_<name>.json, in place of result.json.
+
+    Returns:
+        What the files hold, each with its run's ``folder`` (a Path) besides; and the sentences.
 
     Raises:
         UserError: if a folder isn't there or holds no such file, or the corruption's name can't be one.
@@ -29,7 +32,7 @@ def read_results(folders: list[Path], corruption: str | None = None) -> list[Res
     if corruption is not None and not corruption.isidentifier():
         raise UserError(f"--corruption is {corruption!r}; give the name of one, such as gaussian.")
     name = "result.json" if corruption is None else f"corruption_{corruption}.json"
-    results = []
+    results, left_out = [], []
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder; give the folder of a run, or one that holds runs.")
@@ -37,20 +40,26 @@ def read_results(folders: list[Path], corruption: str | None = None) -> list[Res
             try:
                 result = json.loads(file.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
-                print(f"left out {file}: {error}", file=sys.stderr)
+                left_out.append(f"left out {file}: {error}")
                 continue
             wrong = _lacking(result, corruption)
             if wrong:
-                print(f"left out {file}: no result of a run, it has no {', '.join(wrong)}", file=sys.stderr)
+                left_out.append(f"left out {file}: no result of a run, it has no {', '.join(wrong)}")
             else:
-                results.append(result)
+                results.append(result | {"folder": file.parent})
         for file in sorted(folder.rglob("metrics.csv")):
             if not file.with_name(name).exists():
                 why = "not finished" if corruption is None else f"not tested under {corruption}"
-                print(f"left out {file.parent}: {why}, it has no {name}", file=sys.stderr)
+                left_out.append(f"left out {file.parent}: {why}, it has no {name}")
     if not results:
-        raise UserError(_nothing(folders, name, corruption))
-    return results
+        raise UserError(_nothing(folders, name, corruption, left_out))
+    return results, left_out
+
+
+def corruptions(folders: list[Path]) -> list[str]:
+    """The corruptions that any run below some folders was tested under."""
+    files = (file for folder in folders for file in folder.rglob("corruption_*.json"))
+    return sorted({file.stem.removeprefix("corruption_") for file in files})
 
 
 def _lacking(result: Any, corruption: str | None) -> list[str]:
@@ -62,7 +71,10 @@ def _lacking(result: Any, corruption: str | None) -> list[str]:
     sizes = result["splits"].values() if "splits" not in wrong else []
     if not all(isinstance(part, dict) and "samples" in part for part in sizes):
         wrong.append("splits")
+    if not isinstance(result.get("dataset_details", {}), dict):
+        wrong.append("dataset_details")
     if corruption is None:
+        wrong += [f"numbers in {split}" for split in ("val", "test") if not _are_metrics(result, split)]
         return wrong
     if "splits" not in wrong and "test" not in result["splits"]:
         wrong.append("test split")
@@ -73,30 +85,38 @@ def _lacking(result: Any, corruption: str | None) -> list[str]:
     return wrong
 
 
+def _are_metrics(result: Result, split: str) -> bool:
+    """Whether a split's metrics, if there are any, are numbers (or null) of a split whose size is known."""
+    values = result.get(split) or {}
+    if not isinstance(values, dict) or not all(value is None or isinstance(value, NUMBER) for value in values.values()):
+        return False
+    return not values or split in (result["splits"] if isinstance(result.get("splits"), dict) else {})
+
+
 def _are_cells(cells: list[Any]) -> bool:
     """Whether each of these is one severity under one noise seed, with its metrics."""
-    number = int | float
     return bool(cells) and all(
         isinstance(cell, dict)
-        and isinstance(cell.get("severity"), number)
+        and isinstance(cell.get("severity"), NUMBER)
         and isinstance(cell.get("noise_seed"), int)
         and isinstance(cell.get("test"), dict)
-        and all(isinstance(value, number) for value in cell["test"].values())
+        and all(isinstance(value, NUMBER) for value in cell["test"].values())
         for cell in cells
     )
 
 
-def _nothing(folders: list[Path], name: str, corruption: str | None) -> str:
+def _nothing(folders: list[Path], name: str, corruption: str | None, left_out: list[str]) -> str:
     below = f"there is no {name} below {', '.join(map(str, folders))}"
+    if left_out:
+        more = f" (and {len(left_out) - 1} more)" if len(left_out) > 1 else ""
+        below = below.replace(name, f"{name} that can be read", 1) + f", {left_out[0]}{more}"
     if corruption is None:
         return f"{below}; `mmlab fit` writes one at its end."
-    prefix = "corruption_"
-    known = {file.stem.removeprefix(prefix) for folder in folders for file in folder.rglob(f"{prefix}*.json")}
-    known -= {corruption}
+    known = [name for name in corruptions(folders) if name != corruption]
     meant = did_you_mean(corruption, known)
     parts = [below + meant]
     if known:
-        parts.append(f"there are tests under {', '.join(sorted(known))}")
+        parts.append(f"there are tests under {', '.join(known)}")
     if not meant:
         parts.append("`mmlab test --run DIR --corruption NAME` writes corruption_NAME.json")
     return "; ".join(parts) + "."

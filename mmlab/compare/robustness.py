@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mmlab.compare.results import Result, dataset, monitor
 from mmlab.compare.rows import Spread, by_label, cell, heading, scale, seeds, spread, warnings
+from mmlab.compare.table import markdown
 from mmlab.errors import UserError
 
 
@@ -40,6 +41,10 @@ class Robustness:
     values: dict[str, dict[float, Spread]]
     warnings: tuple[str, ...]
 
+    def severity_titles(self) -> list[str]:
+        """What stands over the columns of a table."""
+        return [f"severity {severity:g}" for severity in self.severities]
+
 
 def robustness(results: list[Result], metric: str | None = None) -> list[Robustness]:
     """The runs' tests under one corruption, gathered for each data set.
@@ -66,17 +71,16 @@ def robustness_table(found: Robustness) -> str:
     """A Markdown table: methods down, severities across."""
     drawn = ", ".join(map(str, found.noise_seeds))
     noise = {0: "", 1: f" (noise seed {drawn})"}.get(len(found.noise_seeds), f" (each the mean of noise seeds {drawn})")
-    lines = [
+    return markdown(
         f"**{found.dataset}**, {found.corruption} on {', '.join(found.corrupted)}, test {heading(found.metric)}, "
         f"{found.samples} samples, mean ± standard deviation over seeds{noise}",
-        "",
-        "| method | seeds | " + " | ".join(f"severity {severity:g}" for severity in found.severities) + " |",
-        "| --- | --- | " + " | ".join("---" for _ in found.severities) + " |",
-    ]
-    for method, values in found.values.items():
-        cells = [cell(values.get(severity), found.metric) for severity in found.severities]
-        lines.append(f"| {method} | {found.seeds[method]} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *found.warnings] if found.warnings else lines)
+        ["method", "seeds", *found.severity_titles()],
+        [
+            [method, found.seeds[method], *(cell(values.get(severity), found.metric) for severity in found.severities)]
+            for method, values in found.values.items()
+        ],
+        found.warnings,
+    )
 
 
 def _gather(name: str, results: list[Result], read: list[Result], metric: str) -> Robustness:

@@ -28,6 +28,7 @@ PATHS = ("csv", "root", "out")
 OF_ANY_METHOD = ("backbone", "backbones", "optimizer", "scheduler")
 ABSENT = "–"
 PER_CENT = ("acc", "f1", "F1", "Has0", "Non0", "Mult_acc", "miou", "iou", "acer", "apcer", "bpcer")
+ERRORS = ("loss", "mae", "MAE", "acer", "apcer", "bpcer")
 
 
 class Spread(NamedTuple):
@@ -46,18 +47,28 @@ def spread(values: Iterable[tuple[int, float]]) -> Spread | None:
     Returns:
         None where there is no value.
     """
-    by_seed: dict[int, list[float]] = defaultdict(list)
-    for seed, value in values:
-        by_seed[seed].append(value)
-    if not by_seed:
+    known = list(by_seed(values).values())
+    if not known:
         return None
-    known = [statistics.mean(group) for group in by_seed.values()]
     return Spread(statistics.mean(known), statistics.stdev(known) if len(known) > 1 else None)
+
+
+def by_seed(values: Iterable[tuple[int, float]]) -> dict[int, float]:
+    """One value for each seed, in the seeds' order: the mean of its values."""
+    groups: dict[int, list[float]] = defaultdict(list)
+    for seed, value in values:
+        groups[seed].append(value)
+    return {seed: statistics.mean(groups[seed]) for seed in sorted(groups)}
 
 
 def scale(metric: str) -> int:
     """100 for a metric that is shown in per cent (``acc``, ``Has0_F1_score``, ...), 1 for another."""
     return 100 if metric.startswith(PER_CENT) else 1
+
+
+def is_error(metric: str) -> bool:
+    """Whether less is better (``loss``, ``MAE``, ``acer`` ...)."""
+    return metric.startswith(ERRORS)
 
 
 def heading(metric: str) -> str:
@@ -88,6 +99,29 @@ def by_label(results: list[Result], read: list[Result]) -> dict[str, list[Result
     for label, result in zip(_labels(results, read), results, strict=True):
         groups[label].append(result)
     return dict(sorted(groups.items()))
+
+
+def own_label(run: Result, read: list[Result]) -> str:
+    """The part of a row's label that says the same in every table: the method, with its own options."""
+    return _label(run["method"], _own_words(run, _differing(read, _own_options)))
+
+
+def most_usual(labels: list[str], groups: dict[str, list[Result]]) -> str:
+    """Of rows that were trained differently, the one that was trained as most runs of the table were.
+
+    Args:
+        labels: of these rows.
+        groups: all rows of the table.
+    """
+    settings = {label: _training(groups[label][0]) for label in labels}
+    keys = {key for known in settings.values() for key in known}
+    differing = [key for key in keys if len({known.get(key) for known in settings.values()}) > 1]
+    table = [_training(run) for group in groups.values() for run in group]
+
+    def alike(label: str) -> int:
+        return sum(all(other.get(key) == settings[label].get(key) for key in differing) for other in table)
+
+    return max(labels, key=alike)
 
 
 def seeds(runs: list[Result]) -> frozenset[int]:
@@ -135,13 +169,21 @@ def _labels(results: list[Result], read: list[Result]) -> list[str]:
     labels = []
     for result in results:
         method = result["method"]
-        options, settings = _own_options(result), _training(result)
-        # An option is named beside its like alone: what else differs in one table must not rename it there.
-        words = [f"{_short(key, own[method])} {options[key]}" for key in own[method] if key in options]
+        settings = _training(result)
         names = [*own[method], *training[method]]
-        words += [f"{_short(key, names)} {settings[key]}" for key in training[method] if key in settings]
-        labels.append(method + (f" ({', '.join(words)})" if words else ""))
+        words = [f"{_short(key, names)} {settings[key]}" for key in training[method] if key in settings]
+        labels.append(_label(method, [*_own_words(result, own), *words]))
     return labels
+
+
+def _own_words(result: Result, own: dict[str, list[str]]) -> list[str]:
+    keys, options = own[result["method"]], _own_options(result)
+    # An option is named beside its like alone: what else differs in one table must not rename it there.
+    return [f"{_short(key, keys)} {options[key]}" for key in keys if key in options]
+
+
+def _label(method: str, words: list[str]) -> str:
+    return method + (f" ({', '.join(words)})" if words else "")
 
 
 def _differing(results: list[Result], options: Callable[[Result], dict[str, str]]) -> dict[str, list[str]]:

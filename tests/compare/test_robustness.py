@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mmlab.compare.command import compare
 from mmlab.compare.robustness import robustness, robustness_table
-from mmlab.compare.table import print_table
 from mmlab.errors import UserError
 
 
@@ -157,7 +157,7 @@ def test_what_is_no_test_under_the_corruption_is_named_and_left_out(tmp_path: Pa
     (tmp_path / "runs" / "cut" / "corruption_gaussian.json").write_text(json.dumps(perturbed())[:200])
     (tmp_path / "runs" / "clean").mkdir()
     (tmp_path / "runs" / "clean" / "metrics.csv").write_text("stage,epoch,step\n")
-    print_table([str(tmp_path / "runs"), "--corruption", "gaussian"])
+    compare([str(tmp_path / "runs"), "--corruption", "gaussian"])
     captured = capsys.readouterr()
     assert rows(captured.out) == ["| MNL | 1 | 90.0 | 60.0 |"]
     lines = sorted(captured.err.splitlines())
@@ -197,7 +197,9 @@ def test_what_is_no_test_under_the_corruption_is_named_and_left_out(tmp_path: Pa
         ("--corruption gaussian --curves a.pdf", ["a.pdf", "ends in .png"]),
         ("--curves a.png", ["--curves", "--corruption gaussian"]),
         ("--corruption", ["--corruption", "expected one argument"]),
-        ("--baseline MNL", ["no option '--baseline'", "--corruption and --curves"]),
+        ("--base MNL --seeds 3", ["no option '--seeds'", "--corruption and --curves"]),
+        ("--corruption gaussian --baseline MNL", ["--baseline compares tests without corruption"]),
+        ("--corruption gaussian --out report", ["--out writes a report with every corruption"]),
     ],
 )
 def test_mistakes_end_in_a_sentence(mmlab, tmp_path: Path, line: str, words: list[str]) -> None:

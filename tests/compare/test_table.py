@@ -5,31 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from mmlab.compare.command import compare
+from mmlab.compare.gather import gather
 from mmlab.compare.results import read_results
-from mmlab.compare.table import print_table, table
+from mmlab.compare.table import results_table
 from mmlab.errors import UserError
+from tests.compare.made import result, write
 
 
-def result(method: str = "MNL", seed: int = 0, acc: float = 0.5, **changes: object) -> dict:
-    sha = {"samples": 40, "sha256": "0" * 64}
-    content = {
-        "method": method,
-        "dataset": "AVDigits",
-        "dataset_details": {"variant": "hard"},
-        "protocol": "honest",
-        "seed": seed,
-        "modalities": ["audio", "image"],
-        "splits": {"train": sha, "val": sha, "test": sha},
-        "val": {"acc": acc + 0.1, "loss": 1.0},
-        "test": {"acc": acc, "acc_audio": acc / 2, "acc_image": 0.25, "loss": 1.5},
-    }
-    return content | changes
-
-
-def write(folder: Path, *results: object) -> None:
-    for number, content in enumerate(results):
-        (folder / f"run{number}").mkdir(parents=True)
-        (folder / f"run{number}" / "result.json").write_text(json.dumps(content))
+def table(results: list[dict], split: str, metric: str | None) -> str:
+    return "\n\n".join(map(results_table, gather(results, split, metric)))
 
 
 def test_mean_and_deviation_over_seeds(tmp_path: Path, capsys) -> None:
@@ -38,7 +23,7 @@ def test_mean_and_deviation_over_seeds(tmp_path: Path, capsys) -> None:
         *(result(seed=seed, acc=acc) for seed, acc in enumerate((0.5, 0.6, 0.7))),
         *(result("LateFusion", seed, acc) for seed, acc in enumerate((0.4, 0.4, 0.4))),
     )
-    print_table([str(tmp_path)])
+    compare([str(tmp_path)])
     captured = capsys.readouterr()
     assert captured.err == ""
     assert captured.out.splitlines() == [
@@ -108,26 +93,29 @@ def test_each_data_set_has_a_table_of_its_own() -> None:
 def test_what_is_no_result_is_named_and_left_out(tmp_path: Path, capsys) -> None:
     lacking = result()
     del lacking["splits"]
-    write(tmp_path, result(), [1, 2], 3, {"accuracy": 1}, lacking, result(seed=1, splits={"test": 5}))
+    words = [result(test={"acc": "high"}), result(test=[0.5]), result(dataset_details="hard"), result(splits={})]
+    write(tmp_path, result(), [1, 2], 3, {"accuracy": 1}, lacking, result(seed=1, splits={"test": 5}), *words)
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "result.json").write_text(json.dumps(result())[:100])
     (tmp_path / "binary").mkdir()
     (tmp_path / "binary" / "result.json").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "running").mkdir()
     (tmp_path / "running" / "metrics.csv").write_text("stage,epoch,step\n")
-    print_table([str(tmp_path)])
+    compare([str(tmp_path)])
     captured = capsys.readouterr()
     assert captured.out.splitlines()[-1].startswith("| MNL | 1 | 50.0 |")
     lines = sorted(captured.err.splitlines())
     named = [
         "binary/result.json",
         "cut/result.json",
-        *(f"run{number}/result.json" for number in range(1, 6)),
+        *(f"run{number}/result.json" for number in range(1, 10)),
         "running",
     ]
     assert [line.split(": ")[0] for line in lines] == [f"left out {tmp_path / name}" for name in named]
     assert "it has no splits" in lines[5]
     assert "not finished" in lines[-1]
+    ends = ["numbers in test", "numbers in test", "dataset_details", "numbers in val, numbers in test"]
+    assert [line.split("it has no ")[1] for line in lines[7:11]] == ends
 
 
 def test_nothing_to_compare(tmp_path: Path) -> None:
@@ -136,9 +124,17 @@ def test_nothing_to_compare(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere is not a folder"):
         read_results([tmp_path / "nowhere"])
     with pytest.raises(UserError, match="needs the folder of a run"):
-        print_table([])
+        compare([])
     with pytest.raises(UserError, match=r"no result has the metric 'auc' on test; there are acc, acc_audio"):
         table([result()], "test", "auc")
+
+
+def test_where_nothing_can_be_read_the_sentence_says_why(mmlab, tmp_path: Path) -> None:
+    write(tmp_path / "runs", [1, 2], {"accuracy": 1})
+    err = mmlab("compare runs", code=2)
+    assert len(err.splitlines()) == 1
+    assert "there is no result.json that can be read below runs, left out runs/run0/result.json: no result of a" in err
+    assert "(and 1 more); `mmlab fit` writes one" in err
 
 
 def test_a_clean_table_warns_of_nothing() -> None:
@@ -166,7 +162,7 @@ def test_runs_of_one_method_with_other_options_are_rows_of_their_own(tmp_path: P
             options = {"variant": variant, "lam": 0.7, "optimizer": {"init_args": {"lr": 0.001}}}
             content = result(seed=seed) | {"config": {"model": {"init_args": options}}}
             write(tmp_path / variant / str(seed), content)
-    lines = table(read_results([tmp_path]), "test", "acc").splitlines()
+    lines = table(read_results([tmp_path])[0], "test", "acc").splitlines()
     assert [line.split(" | ")[0] for line in lines[4:6]] == ["| MNL (variant official)", "| MNL (variant paper)"]
 
 
@@ -256,5 +252,5 @@ def test_one_modality_alone_fuses_nothing() -> None:
 
 def test_the_help_is_for_people(capsys) -> None:
     with pytest.raises(SystemExit):
-        print_table(["--help"])
+        compare(["--help"])
     assert "Raises" not in capsys.readouterr().out

@@ -44,6 +44,7 @@ for seed in 0 1 2 3 4; do
     done
   done
   one ldrawparts late_fusion_all_epochs "${seed}" late_fusion --patience 0
+  one missing/pothole mmanet_weight05 "${seed}" mmanet --model.mad_weight 0.5
   one missing/pothole_patches mmanet_weight30 "${seed}" mmanet --model.mad_weight 30
   for name in avdigits gridletters; do
     for method in mnl_qmf mnl_pdf; do one "${name}" "${method}" "${seed}" "${method}"; done

@@ -72,7 +72,7 @@ def test_shell_block(mmlab, block: str) -> None:
         elif ".help" in line:
             exits_well(mmlab, line)
         elif line.startswith("fit") and "--resume" not in line:
-            if re.search("keypad|rooms", line.lower()):
+            if re.search("keypad|rooms|moods", line.lower()):
                 mmlab(f"{line} {QUICK} {SMALL} --wandb.mode off")
             else:
                 exits_well(mmlab, f"{line} --print_config")
@@ -184,4 +184,6 @@ def test_there_are_tables() -> None:
         ("results.md", "results"),
         ("results.md", "robustness"),
         ("results.md", "missing"),
+        ("results.md", "iou"),
+        ("results.md", "sentiment"),
     }

@@ -23,6 +23,11 @@ PREPARE: dict[str, tuple[str, ...]] = {
     "CASIASURF": ("",),
     "CeFA": ("",),
     "Pothole": ("",),
+    "MOSI": ("",),
+    "MOSEI": ("",),
+    "SIMS": ("",),
+    "SIMSv2": ("",),
+    "MOSIUtterances": ("",),
 }
 TINY_TEXT = "--model.backbones.text {root}/tiny_bert --model.backbones.image small_conv"
 SMALLER: dict[str, str] = {
@@ -47,6 +52,8 @@ SMALLER: dict[str, str] = {
     "CASIASURF": "--data.dataset.root {root}",
     "CeFA": "--data.dataset.root {root}",
     "Pothole": "--data.dataset.root {root}",
+    **dict.fromkeys(("MOSI", "MOSEI", "SIMS", "SIMSv2", "MOSIUtterances"), "--data.dataset.root {root}"),
+    "Moods": "--data.dataset.train_size 96 --data.dataset.val_size 36 --data.dataset.test_size 36",
     "Rooms": "--data.dataset.train_size 16 --data.dataset.val_size 4 --data.dataset.test_size 4",
     "MovingShapes": "--data.dataset.train_size 96 --data.dataset.val_size 36 --data.dataset.test_size 36",
     "Solids": "--data.dataset.train_size 96 --data.dataset.val_size 36 --data.dataset.test_size 36",

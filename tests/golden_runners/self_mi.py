@@ -192,7 +192,7 @@ def batch_of(inputs: Tree, names: list[str]) -> Batch:
             found[name] = torch.tensor(inputs[f"{name}_cls"])
             continue
         values, lengths = torch.tensor(inputs[name]), torch.tensor(inputs[f"{name}_lengths"])
-        mask = torch.arange(values.shape[1]) < lengths[:, None]
+        mask = torch.arange(values.shape[1]) < lengths.clamp(min=1)[:, None]  # as the data sets do
         found[name] = torch.cat([values * mask[..., None], mask[..., None].to(values.dtype)], dim=2)
     count = len(found[names[0]])
     present = torch.ones(count, len(names), dtype=torch.bool)

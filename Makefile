@@ -14,7 +14,7 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,video,text,hdf5]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,video,text,hdf5,slurm]'
 	touch $@
 
 demo: install
@@ -39,6 +39,6 @@ table: install
 	$(BIN)/mmlab compare results
 	$(BIN)/mmlab compare results --corruption gaussian --curves results/gaussian.png
 
-# Some 470 runs of a minute or two each on one core; finished ones are skipped.
+# Some 540 runs of a minute or two each on one core; finished ones are skipped.
 results: install
 	bash benchmarks/results.sh $(BIN)/mmlab

@@ -47,18 +47,28 @@ class Brightness(MultimodalDataset):
         return Split(ids, targets, np.arange(size), arrays, np.ones((size, 2), dtype=bool))
 
 
+def with_gaps(splits: dict[SplitName, Split]) -> dict[SplitName, Split]:
+    """Training samples of two modalities lack one or the other then, in an uneven pattern."""
+    rows = np.arange(len(splits["train"]))
+    present = np.ones((len(rows), 2), dtype=bool)
+    present[rows % 3 == 0, 0] = False
+    present[rows % 7 == 1, 1] = False
+    present[~present.any(axis=1)] = True
+    return {**splits, "train": replace(splits["train"], present=present)}
+
+
 class Gaps(Keypad):
-    """Keypad whose training samples lack one modality or the other, in an uneven pattern."""
+    """Keypad whose training samples lack one modality or the other."""
 
     def splits(self) -> dict[SplitName, Split]:
-        splits = super().splits()
-        rows = np.arange(len(splits["train"]))
-        present = np.ones((len(rows), 2), dtype=bool)
-        present[rows % 3 == 0, 0] = False
-        present[rows % 7 == 1, 1] = False
-        present[~present.any(axis=1)] = True
-        splits["train"] = replace(splits["train"], present=present)
-        return splits
+        return with_gaps(super().splits())
+
+
+class PartlyDark(Brightness):
+    """Brightness whose training samples lack one picture or the other."""
+
+    def splits(self) -> dict[SplitName, Split]:
+        return with_gaps(super().splits())
 
 
 class Halves(Brightness):

@@ -23,8 +23,8 @@ class TextBackbone(nn.Module):
 
     The features are the model's pooled output where it has one (of BERT: the first token's last state, through a dense
     layer and tanh), else the first token's last state; without pooling always that, and the model's pooling layer is
-    left out. Padding is not attended to; a sample without text, which is
-    all padding, is seen as its first token alone. Nothing is downloaded, and no code that lies in the folder is run.
+    left out. Padding is not attended to; a sample without text, which is all padding, is seen as its first token alone.
+    Nothing is downloaded, and no code that lies in the folder is run.
 
     Args:
         folder: that holds the model, as ``save_pretrained`` writes it.

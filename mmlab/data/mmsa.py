@@ -6,6 +6,7 @@ lengths and for values that are no finite numbers are those of their loaders, cl
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from abc import ABC
@@ -293,13 +294,15 @@ def _read(file: Path, aligned: bool) -> dict[str, _Part]:
     return parts
 
 
-def _read_part(place: str, part: dict[Any, Any], aligned: bool) -> _Part:
+def _read_part(place: str, part: dict[str, Any], aligned: bool) -> _Part:
     ids = _entry(place, part, "id")
     ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
     if not isinstance(ids, list) or not all(isinstance(name, str) and _ID.fullmatch(name) for name in ids):
         raise UserError(
             f"{place}: 'id' is no list of strings, one name of a line for each sample; get MMSA's file anew."
         )
+    if not ids:
+        raise UserError(f"{place} holds no sample; get MMSA's file anew.")
     count = len(ids)
     bert = _numbers(place, part, "text_bert", (count, 3, None))
     values = {"text": _numbers(place, part, "text", (count, bert.shape[2], None))}
@@ -323,34 +326,35 @@ def _read_part(place: str, part: dict[Any, Any], aligned: bool) -> _Part:
     return _Part(ids, labels, _whole(f"{place}: 'text_bert'", tokens).astype(np.int32), values, lengths)
 
 
-def _entry(place: str, content: dict[Any, Any], key: str) -> Any:
+def _entry(place: str, content: dict[str, Any], key: str) -> Any:
     if key not in content:
-        names = [name for name in content if isinstance(name, str)]
+        names = [name for name in content if len(name) <= 40][:20]
         raise UserError(
-            f"{place} has no key {key!r}{did_you_mean(key, names)}, but {', '.join(map(repr, names[:20])) or 'none'}; "
+            f"{place} has no key {key!r}{did_you_mean(key, names)}, but {', '.join(map(repr, names)) or 'none'}; "
             f"get MMSA's file anew."
         )
     return content[key]
 
 
-def _numbers(place: str, content: dict[Any, Any], key: str, shape: tuple[int | None, ...]) -> np.ndarray:
+def _numbers(place: str, content: dict[str, Any], key: str, shape: tuple[int | None, ...]) -> np.ndarray:
     """An entry as an array of numbers; None in the shape where any length but 0 will do."""
-    try:
-        array = np.asarray(_entry(place, content, key))
-    except ValueError:  # lists of different lengths
-        array = np.empty(0, dtype=object)
-    lengths = zip(array.shape, shape, strict=False)
-    if (
-        array.dtype.kind not in "iuf"
-        or array.ndim != len(shape)
-        or any(has == 0 if want is None else has != want for has, want in lengths)
-    ):
-        wanted = ", ".join("any" if length is None else str(length) for length in shape)
-        raise UserError(
-            f"{place}: {key!r} is of {array.dtype} in the shape {array.shape}, where numbers in the shape ({wanted}) "
-            f"are expected; get MMSA's file anew."
-        )
-    return array
+    entry = _entry(place, content, key)
+    # Not lists of lists: a small file can hold one list in many places.
+    if isinstance(entry, list) and all(type(number) in (int, float) for number in entry):
+        with contextlib.suppress(OverflowError):
+            entry = np.array(entry, dtype=np.float64)
+    if isinstance(entry, np.ndarray):
+        lengths = zip(entry.shape, shape, strict=False)
+        fits = entry.ndim == len(shape) and all(has != 0 if want is None else has == want for has, want in lengths)
+        if fits and entry.dtype.kind in "iuf":
+            return entry
+        found = f"of {entry.dtype} in the shape {entry.shape}"
+    else:
+        found = f"of the type {type(entry).__name__}"
+    wanted = ", ".join("any" if length is None else str(length) for length in shape)
+    raise UserError(
+        f"{place}: {key!r} is {found}, where numbers in the shape ({wanted}) are expected; get MMSA's file anew."
+    )
 
 
 def _whole(place: str, numbers: np.ndarray) -> np.ndarray:

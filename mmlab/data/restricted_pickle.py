@@ -1,14 +1,16 @@
 """Reading pickles of plain data without running what stands in them.
 
-A pickle is a program that calls whatever it names. Here it gets nothing to call but the stand-ins below, which take the
-place of the few functions that NumPy's arrays need; not even NumPy's own are handed out, as these can be made to
-unpickle again or to read memory that isn't theirs. Arrays are built from the bytes afterwards, checked.
+A pickle is a program for a small machine with a stack. Python's own machine can be told what the program may call, but
+not what it may build, and a few bytes make it hash a tuple until its stack is full, or for ever. So this is a machine
+of its own for the instructions that plain data need, and with nothing to call but the stand-ins below. They take the
+place of the few functions that NumPy's arrays need; not even NumPy's own are called, as these can be made to unpickle
+again or to read memory that isn't theirs. Arrays are built from the bytes afterwards, checked.
 """
 
 from __future__ import annotations
 
 import math
-import pickle
+import os
 import pickletools
 import re
 from collections.abc import Callable
@@ -19,9 +21,17 @@ import numpy as np
 
 from mmlab.errors import UserError
 
-_PLAIN_TYPE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[SU][0-9]+")
-_LEAVES = (type(None), bool, int, float, complex, str, bytes, bytearray, set, frozenset)
+_PLAIN_TYPE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[SU][0-9]{1,9}")
 _LAST_CHARACTER = 0x10FFFF
+_MOST_INSTRUCTIONS = 5_000_000  # that memory and time stay small; a file of arrays has a few for each string it holds
+_LEAVES = (type(None), bool, int, float, complex, str, bytes, bytearray)
+_PLAIN = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class _Refused(Exception):
@@ -29,11 +39,10 @@ class _Refused(Exception):
 
 
 def load(path: Path) -> Any:
-    """Reads a pickle that holds containers, strings, numbers and NumPy arrays of plain types, and nothing else.
+    """Reads a pickle that holds lists, tuples, dicts of strings, strings, numbers and NumPy arrays, and nothing else.
 
     Arrays of objects are read if their objects are such things. NumPy's numbers become Python's. Arrays share the
-    memory of the pickle's bytes and are read-only, so that reading takes about as much memory as the file is large;
-    the file is read twice, as its instructions are looked through before one is followed.
+    memory of the pickle's bytes and are read-only, so that reading takes about as much memory as the file is large.
 
     Args:
         path: of the file.
@@ -43,9 +52,7 @@ def load(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            _look_through(file)
-            file.seek(0)
-            return _plain(_Unpickler(file).load(), {})
+            return _plain(_Machine(os.fstat(file.fileno()).st_size).run(file), {})
     except _Refused as refused:
         raise UserError(
             f"{path} is refused, as {refused}, which no file of plain arrays does: it may be hostile; get it anew from "
@@ -65,60 +72,166 @@ def load(path: Path) -> Any:
         raise UserError(f"{path} is damaged or no pickle of arrays ({reason}); get it anew from its source.") from error
 
 
-def _look_through(file: IO[bytes]) -> None:
-    """Refuses the instructions that :class:`_Unpickler` would follow without asking."""
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        if opcode.name.startswith("EXT"):
-            raise _Refused(f"it tries to load the extension {argument} of Python's registry")
-        # The place in the memo is the one number for which memory is taken at once; an honest pickle counts it up.
-        if opcode.name.endswith("PUT") and int(argument or 0) > count:
-            raise _Refused(f"it tries to fill memory by storing under the number {argument}")
+class _Machine:
+    """Follows the instructions of one pickle.
 
+    Args:
+        size: of the file in bytes.
+    """
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module_name: str, global_name: str) -> _StandIn:
-        try:
-            return _STAND_INS[module_name, global_name]
-        except KeyError:
-            raise _Refused(f"it tries to load {_quoted(f'{module_name}.{global_name}')}") from None
+    def __init__(self, size: int) -> None:
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
+        # What stands in a file once is copied twice at most: from text to bytes, and from there to an array.
+        self._room = 2 * size
 
-    def persistent_load(self, pid: Any) -> Any:
-        raise _Refused(f"it tries to load {_quoted(pid)} by a persistent id")
+    def run(self, file: IO[bytes]) -> Any:
+        """What the program leaves on the stack."""
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+            if count > _MOST_INSTRUCTIONS:
+                raise _Refused(f"it has more than {_MOST_INSTRUCTIONS} instructions")
+            self._follow(opcode.name, argument)
+        return self._stack.pop()
+
+    def _follow(self, name: str, argument: Any) -> None:
+        stack = self._stack
+        if name in _PLAIN:
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name in _TUPLES:
+            stack.append(tuple(self._last(_TUPLES[name])))
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(self._memo[argument])
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            self._memo[argument] = stack[-1]
+        else:
+            self._follow_rarer(name, argument)
+
+    def _follow_rarer(self, name: str, argument: Any) -> None:
+        stack = self._stack
+        match name:
+            case "PROTO" | "FRAME" | "STOP":
+                pass
+            case "MEMOIZE":
+                self._memo[len(self._memo)] = stack[-1]
+            case "MARK":
+                self._marks.append(len(stack))
+            case "POP":
+                stack.pop()
+            case "POP_MARK":
+                self._since_mark()
+            case "DUP":
+                stack.append(stack[-1])
+            case "TUPLE":
+                stack.append(tuple(self._since_mark()))
+            case "EMPTY_LIST":
+                stack.append([])
+            case "LIST":
+                stack.append(self._since_mark())
+            case "APPEND":
+                self._append(self._last(1))
+            case "APPENDS":
+                self._append(self._since_mark())
+            case "EMPTY_DICT":
+                stack.append({})
+            case "DICT":
+                items = self._since_mark()
+                stack.append({})
+                self._set(items)
+            case "SETITEM":
+                self._set(self._last(2))
+            case "SETITEMS":
+                self._set(self._since_mark())
+            case "GLOBAL":
+                stack.append(_stand_in(*argument.split(" ", 1)))
+            case "STACK_GLOBAL":
+                stack.append(_stand_in(*self._last(2)))
+            case "REDUCE":
+                function, arguments = self._last(2)
+                stack.append(self._call(function, arguments))
+            case "BUILD":
+                (state,) = self._last(1)
+                self._change(stack[-1], state)
+            case _:
+                of = "" if argument is None else f" of {ascii(argument)[:100]}"
+                raise _Refused(f"it tries the instruction {name}{of}")
+
+    def _last(self, count: int) -> list[Any]:
+        """Takes as many from the stack."""
+        taken = self._stack[-count:]
+        if len(taken) < count:
+            raise IndexError("the stack is empty")
+        del self._stack[-count:]
+        return taken
+
+    def _since_mark(self) -> list[Any]:
+        start = self._marks.pop()
+        taken = self._stack[start:]
+        del self._stack[start:]
+        return taken
+
+    def _append(self, items: list[Any]) -> None:
+        if type(self._stack[-1]) is not list:
+            raise _Refused(f"it tries to append to {_described(self._stack[-1])}")
+        self._stack[-1].extend(items)
+
+    def _set(self, items: list[Any]) -> None:
+        if type(self._stack[-1]) is not dict:
+            raise _Refused(f"it tries to set items of {_described(self._stack[-1])}")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if type(key) is not str:  # numbers can be chosen such that a dict of them takes hours
+                raise _Refused(f"it has {_described(key)} for a key")
+            self._stack[-1][key] = value
+
+    def _call(self, function: Any, arguments: Any) -> Any:
+        if type(function) is not _StandIn:
+            raise _Refused(f"it tries to call {_described(function)}")
+        self._pay(arguments)
+        return function.call(*arguments)
+
+    def _change(self, value: Any, state: Any) -> None:
+        if type(value) not in (_Type, _Array):
+            raise _Refused(f"it tries to change {_described(value)}")
+        self._pay(state)
+        value.change(state)
+
+    def _pay(self, arguments: Any) -> None:
+        """Ends a pickle that has what it holds once copied over and over."""
+        if type(arguments) is not tuple:
+            raise _Refused(f"it has {_described(arguments)} in place of arguments")
+        self._room -= len(arguments)
+        self._room -= sum(len(one) for one in arguments if type(one) in (str, bytes, bytearray, list, tuple))
+        if self._room < 0:
+            raise _Refused("it tries to fill memory with copies")
 
 
 class _StandIn:
     """What a pickle gets for one of the names it may use: it can call it, and do nothing else with it."""
 
-    __slots__ = ("_function", "_name")
-    __hash__ = None  # type: ignore[assignment]  # so that none hides in a set or among keys
+    __slots__ = ("call", "name")
 
-    def __init__(self, name: str, function: Callable[..., Any]) -> None:
-        self._name = name
-        self._function = function
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
-
-    def __setstate__(self, state: object) -> None:
-        # Without this method the unpickler would set attributes as the pickle has them.
-        raise _Refused(f"it tries to change '{self._name}'")
+    def __init__(self, name: str, call: Callable[..., Any]) -> None:
+        self.name = name
+        self.call = call
 
 
 class _Type:
     """A NumPy dtype to be: that of objects, or one of plain values."""
 
     __slots__ = ("_code", "_order")
-    __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, code: str) -> None:
-        if code not in ("O", "O8") and not _PLAIN_TYPE.fullmatch(code):
+    def __init__(self, code: str, _align: object = False, _copy: object = True) -> None:
+        if type(code) is not str or (code not in ("O", "O8") and not _PLAIN_TYPE.fullmatch(code)):
             raise _Refused(f"it tries to make an array of the type {_quoted(code)}")
         self._code = code
         self._order = "="
 
-    def __setstate__(self, state: Any) -> None:
+    def change(self, state: tuple[Any, ...]) -> None:
+        """Takes on the order of bytes."""
         _, order, subtype, names, fields, *_ = state
-        if order not in ("<", ">", "=", "|") or (subtype, names, fields) != (None, None, None):
+        if order not in ("<", ">", "=", "|") or not (subtype is names is fields is None):
             raise _Refused("it tries to make an array of a type with parts")
         self._order = order
 
@@ -137,15 +250,17 @@ class _Array:
     """A NumPy array to be."""
 
     __slots__ = ("_data", "_order", "_shape", "_type")
-    __hash__ = None  # type: ignore[assignment]
 
-    def __setstate__(self, state: Any) -> None:
+    def change(self, state: tuple[Any, ...]) -> None:
+        """Takes on what is in the array."""
         _, self._shape, self._type, fortran, self._data = state
         self._order: Literal["C", "F"] = "F" if fortran else "C"
 
     def build(self, seen: dict[int, tuple[object, object]]) -> np.ndarray:
         """The array, and in it, if it is one of objects, what :func:`_plain` makes of them."""
         shape = tuple(int(size) for size in self._shape)
+        if min(shape, default=0) < 0:
+            raise ValueError("an array has less than nothing along an axis")
         if not self._type.of_objects:
             return self._type.values(self._data).reshape(shape, order=self._order)
         if type(self._data) is not list or len(self._data) != math.prod(shape):
@@ -156,7 +271,7 @@ class _Array:
         return values.reshape(shape, order=self._order)
 
 
-def _new_array(kind: object, *_: object) -> _Array:
+def _new_array(kind: object, _shape: object, _type: object) -> _Array:
     if kind is not _NDARRAY:
         raise _Refused("it tries to make an array of another kind than 'numpy.ndarray'")
     return _Array()
@@ -164,7 +279,7 @@ def _new_array(kind: object, *_: object) -> _Array:
 
 def _array_of_buffer(data: Any, of_type: Any, shape: Any, order: str) -> _Array:
     array = _Array()
-    array.__setstate__((1, shape, of_type, order == "F", data))
+    array.change((1, shape, of_type, order == "F", data))
     return array
 
 
@@ -188,7 +303,7 @@ def _uncallable(*_: object) -> None:
 _NDARRAY = _StandIn("numpy.ndarray", _uncallable)
 _STAND_INS = {
     ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): _StandIn("numpy.dtype", lambda code, *_: _Type(code)),
+    ("numpy", "dtype"): _StandIn("numpy.dtype", _Type),
     ("_codecs", "encode"): _StandIn("_codecs.encode", _latin1),  # how older protocols write bytes
 }
 for _core in ("numpy.core", "numpy._core"):  # as NumPy 1 and 2 write them
@@ -197,6 +312,15 @@ for _core in ("numpy.core", "numpy._core"):  # as NumPy 1 and 2 write them
         (f"{_core}.multiarray", "scalar"): _StandIn(f"{_core}.multiarray.scalar", _number),
         (f"{_core}.numeric", "_frombuffer"): _StandIn(f"{_core}.numeric._frombuffer", _array_of_buffer),
     }
+
+
+def _stand_in(module: Any, name: Any) -> _StandIn:
+    if type(module) is not str or type(name) is not str:
+        raise _Refused(f"it tries to load {_described(name)} of {_described(module)}")
+    try:
+        return _STAND_INS[module, name]
+    except KeyError:
+        raise _Refused(f"it tries to load {_quoted(f'{module}.{name}')}") from None
 
 
 def _plain(value: Any, seen: dict[int, tuple[object, object]]) -> Any:
@@ -224,11 +348,15 @@ def _plain(value: Any, seen: dict[int, tuple[object, object]]) -> Any:
     elif type(value) is _Array:
         made = value.build(seen)
     else:
-        raise _Refused(f"it holds a bare {_quoted(type(value).__name__.strip('_'))}")
+        raise _Refused(f"it holds {_described(value)} by itself")
     seen[id(value)] = (value, made)
     return made
 
 
+def _described(value: object) -> str:
+    return f"'{value.name}'" if type(value) is _StandIn else f"an object of the type {type(value).__name__.strip('_')}"
+
+
 def _quoted(name: object) -> str:
     """A name that may be hostile itself, for a message: printable, and not too long."""
-    return ascii(name[:100]) if isinstance(name, str) else f"an object of the type {type(name).__name__}"
+    return ascii(name[:100]) if isinstance(name, str) else _described(name)

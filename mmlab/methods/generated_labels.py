@@ -18,7 +18,9 @@ class GeneratedLabels(nn.Module):
     """A label of each modality for each training sample, and each sample's last representations.
 
     A branch is that of all modalities, which comes first and whose labels are the true ones, or that of one modality.
-    Of a sample that lacks a modality, neither label nor representation counts (our choice).
+    Of a sample that lacks a modality, neither label nor representation counts (our choice). A sample that was in no
+    batch yet counts with zeros: in the released code so in the first epoch alone; here an epoch leaves out its
+    incomplete last batch, so that a few samples may wait for a later one.
 
     A rule of one's own is a subclass with another :meth:`new_labels`, as the attribute ``generator`` of a subclass of
     the method.

@@ -38,7 +38,7 @@ class LFDNN(Method):
         scheduler: makes the schedule from the optimiser; stepped once an epoch; none by default.
 
     Raises:
-        UserError: if the data set has only one modality.
+        UserError: if the data set has only one modality, or a size can't be.
     """
 
     tasks = (Classification, Regression)

@@ -40,7 +40,7 @@ class TFN(Method):
         scheduler: makes the schedule from the optimiser; stepped once an epoch; none by default.
 
     Raises:
-        UserError: if the data set has only one modality, or the tensor would be too large.
+        UserError: if the data set has only one modality, a size can't be, or the tensor would be too large.
     """
 
     tasks = (Classification, Regression)

@@ -455,3 +455,24 @@ def test_noise_does_not_shift_flow():
     assert noise.numel() / 2 > 20_000
     assert abs(noise.mean()) < 0.03
     assert abs(noise.std() - 1) < 0.03
+
+
+def test_noise_leaves_the_length_of_a_ragged_sequence_and_what_fills_it_up() -> None:
+    modality = Modality("voice", "sequence", (6, 4), ragged=True)
+    lengths = torch.arange(200) % 4 + 1
+    steps = (torch.arange(6) < lengths[:, None])[..., None].float()
+    clean = torch.cat((3 * steps.expand(-1, -1, 3), steps), dim=2)
+
+    def batch(inputs: torch.Tensor) -> Batch:
+        present = torch.ones(200, 1, dtype=torch.bool)
+        return Batch({"voice": inputs}, torch.zeros(200), present, torch.arange(200))
+
+    corruption = Corruption("gaussian", (modality,))
+    noisy = corruption(batch(clean), 5, 0).inputs["voice"]
+    assert torch.equal(noisy[..., -1], clean[..., -1])
+    assert not noisy[steps[..., 0] == 0].any()
+    noise = (noisy - clean)[..., :-1][steps[..., 0] == 1]
+    assert noise[noise != 0].std().item() == pytest.approx(0.5, rel=0.1)
+    assert 0.35 < (noise != 0).double().mean() < 0.65
+    shorter = corruption(batch(clean[:, :4]), 5, 0).inputs["voice"]  # as long as the longest
+    assert torch.equal(shorter, noisy[:, :4])

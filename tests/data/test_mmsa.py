@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmlab.data import mmsa_twin
 from mmlab.data.mmsa import MMSADataset
 from mmlab.data.mosei import MOSEI
 from mmlab.data.mosi import MOSI
@@ -32,10 +33,12 @@ FILES = {
 def twins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One root with the prepared synthetic twins of all four."""
     root = tmp_path_factory.mktemp("twins")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmsa_twin.importlib.util, "find_spec", lambda name: None)  # to import transformers takes seconds
+        for kind in KINDS.values():
+            kind(root=str(root)).write_synthetic()
     for kind in KINDS.values():
-        data = kind(root=str(root))
-        data.write_synthetic()
-        data.prepare()
+        kind(root=str(root)).prepare()
     for kind in (MOSI, MOSEI):
         kind(root=str(root), aligned=True).prepare()
     return root
@@ -44,7 +47,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(twins: Path, tmp_path: Path) -> Path:
     """A copy of the twins, to change."""
-    return Path(shutil.copytree(twins, tmp_path / "copy", ignore=shutil.ignore_patterns("tiny_bert")))
+    return Path(shutil.copytree(twins, tmp_path / "copy"))
 
 
 def raw(root: Path, name: str, file: str) -> Content:
@@ -66,6 +69,7 @@ def test_the_command_prepares_a_twin(mmlab: Command, twins: Path) -> None:
     assert "test: 8 samples" in out
     assert "Lengths outside of what the arrays hold, which are cut to it: 1 of audio." in out
     assert "Warning" not in out
+    assert Path("r/MOSI/tiny_bert/vocab.txt").read_text().split() == list(mmsa_twin.VOCABULARY)
     assert MOSI(root="r").splits()["train"].digest() == MOSI(root=str(twins)).splits()["train"].digest()
     assert "r/MOSI/packed-unaligned_50 is prepared already" in mmlab("prepare MOSI --root r")
     assert "is not empty" in mmlab("prepare MOSI --root r --synthetic", code=2)
@@ -158,8 +162,7 @@ def test_tokens_and_features_are_in_one_pack(twins: Path) -> None:
     np.testing.assert_array_equal(tokens[:, 0], part["text_bert"][[4, 2], 0, :longest])
     length = int(part["text_bert"][4, 1].sum())
     assert tokens[0, 1].tolist() == [0, *range(1, length - 1), *[0] * (longest - length + 1)]
-    vocabulary = (twins / "MOSI" / "tiny_bert" / "vocab.txt").read_text().split("\n")
-    said = [vocabulary[token] for token in tokens[0, 0, 1 : length - 1]]
+    said = [mmsa_twin.VOCABULARY[token] for token in tokens[0, 0, 1 : length - 1]]
     assert " ".join(said) == part["raw_text"][4]
 
 
@@ -313,6 +316,13 @@ def _without_valid(content: Content) -> None:
     content["val"] = content.pop("valid")
 
 
+def _few_bytes_many_numbers() -> list[Any]:
+    numbers: list[Any] = [0.0] * 1000
+    for _ in range(5):
+        numbers = [numbers] * 1000
+    return numbers
+
+
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
@@ -329,7 +339,20 @@ def _without_valid(content: Content) -> None:
         ),
         (
             lambda content: content["train"].update(vision_lengths=[[1], [1, 2]] * 12),
-            r"'vision_lengths' is of object in the shape \(0,\), where numbers in the shape \(24\)",
+            r"'vision_lengths' is of the type list, where numbers in the shape \(24\)",
+        ),
+        (
+            lambda content: content["train"].update(vision_lengths=[10**400] * 24),
+            r"'vision_lengths' is of the type list, where numbers in the shape \(24\)",
+        ),
+        (
+            lambda content: content["valid"].update(audio=_few_bytes_many_numbers()),
+            r"'valid': 'audio' is of the type list, where numbers in the shape \(8, any, any\)",
+        ),
+        (lambda content: content["test"].update(id=[]), "'test' holds no sample"),
+        (
+            lambda content: content.update({"valid" * 1_000_000: content.pop("valid")}),
+            r"unaligned_50.pkl has no key 'valid', but 'train', 'test'; get",
         ),
         (
             lambda content: content["train"].update(text_bert=content["train"]["text_bert"][:, :, :5]),

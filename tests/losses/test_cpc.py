@@ -42,6 +42,17 @@ def test_only_directions_count_and_no_order():
     torch.testing.assert_close(cpc(x[order], g[order]), cpc(x, g))
 
 
+@pytest.mark.parametrize("over", ["prediction", "target"])
+def test_among_what_the_right_one_is_found(over):
+    x, g = pair(5)
+    own, other = (x, g) if over == "prediction" else (g, x)
+    each = []
+    for i in range(5):
+        cosines = [own[i] @ other[j] / (own[i].norm() * other[j].norm()) for j in range(5)]
+        each.append(sum(cosine.exp() for cosine in cosines).log() - cosines[i])
+    torch.testing.assert_close(cpc(x, g, over), sum(each) / 5)
+
+
 def test_the_directions_are_each_other_with_roles_changed():
     x, g = pair(5)
     torch.testing.assert_close(cpc(x, g, "target"), cpc(g, x, "prediction"))

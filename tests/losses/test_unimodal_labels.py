@@ -35,6 +35,7 @@ def test_closeness_is_signed():
     both = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     rows = torch.tensor([[0.0, 5.0], [0.5, 0.0], [-0.5, 0.0], [-1.0, 0.0]])
     torch.testing.assert_close(closeness(rows, both), torch.tensor([0.0, 2.0, -2 / 3, -1.0]))
+    torch.testing.assert_close(closeness(both[:1], both), torch.tensor([2 / 1e-8]))  # at the positive one
 
 
 def test_a_modality_that_is_where_all_are_together_keeps_the_label():
@@ -46,6 +47,11 @@ def test_a_modality_that_is_where_all_are_together_keeps_the_label():
 def test_a_label_moves_by_ratio_and_difference():
     moved = moved_labels(torch.tensor([2.0]), torch.tensor([[1.5], [-0.5]]), torch.tensor([0.5]))
     torch.testing.assert_close(moved, torch.tensor([[0.5 * 6 + 0.5 * 3], [0.5 * -2 + 0.5 * 1]]))
+
+
+def test_a_label_between_equally_far_centres_is_a_number():
+    moved = moved_labels(torch.tensor([2.0]), torch.tensor([[0.0], [1.5]]), torch.tensor([0.0]))
+    torch.testing.assert_close(moved, torch.tensor([[1.0], [1.5e8]]))
 
 
 def test_old_labels_weigh_more_in_later_epochs():

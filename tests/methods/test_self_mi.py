@@ -142,6 +142,7 @@ def test_a_run_that_is_killed_twice_resumes_to_the_same_bits(mmlab):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(mmlab):
+@pytest.mark.parametrize("dataset", ["Brightness", "PartlyDark"])
+def test_two_processes_equal_one(mmlab, dataset):
     line = SUMMED.replace("--trainer.max_epochs 4", "--trainer.max_epochs 3").replace("lr 0.01", "lr 0.001")
-    two_processes_equal_one(mmlab, line, atol=1e-5)
+    two_processes_equal_one(mmlab, line.replace("Brightness", dataset), atol=1e-5)

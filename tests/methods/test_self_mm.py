@@ -147,6 +147,24 @@ def test_what_a_sample_lacks_is_seen_as_zeros_and_has_no_loss():
         assert (gradient[batch.present[:, m]] != 0).all()
 
 
+def test_labels_are_made_in_full_precision():
+    method = build().float()
+    batch = everything(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert method.encode(batch.inputs)["audio"].dtype == torch.bfloat16
+        decision = method.decide(batch.inputs, batch.present)
+        method.relabel(decision, batch)
+    features = list(decision.features.values())
+    for rows, branch, x in zip(
+        decision.representations,
+        (method.fused, *method.branches.values()),
+        (torch.cat(features, dim=1), *features),
+        strict=True,
+    ):
+        assert torch.equal(rows, branch(x)[0])
+    assert torch.equal(method.labels.bank[batch.index], torch.cat(decision.representations, dim=1))
+
+
 class Kept(GeneratedLabels):
     def new_labels(self, multimodal, representations):
         return multimodal.expand(len(representations) - 1, -1) + 1

@@ -69,6 +69,8 @@ def test_shell_block(mmlab, block: str) -> None:
         assert program == "mmlab"
         if line.startswith("prepare"):
             mmlab(f"{line} --frame_side 32" if "KineticsSounds" in line else line)
+        elif line.startswith("sweep --configs"):
+            mmlab(f"{line} {QUICK} {SMALL} --wandb.mode off --jobs 2")
         elif ".help" in line:
             exits_well(mmlab, line)
         elif line.startswith("fit") and "--resume" not in line:

@@ -17,6 +17,7 @@ mmlab: balanced and robust multimodal learning
   mmlab validate | test | predict --run runs/...            the run's config and its selected checkpoint
   mmlab test --run runs/... --corruption gaussian           under noise, at severities 0, 5 and 10
   mmlab prepare KineticsSounds --root data/kinetics_sounds  verify, decode once, pack; can be resumed
+  mmlab sweep --configs experiments/mnl_keypad.yaml --seeds 0,1,2 --set model.lam=0.1,1,10 --out runs/lam
   mmlab compare runs/... [--corruption gaussian]            a table, mean and deviation over seeds
   mmlab compare runs/... --out report                       tables, tests and pictures in one page
   mmlab list methods | datasets | backbones | experiments
@@ -26,7 +27,7 @@ mmlab: balanced and robust multimodal learning
   mmlab --version
 """
 
-COMMANDS = ("fit", "validate", "test", "predict", "prepare", "compare", "list")
+COMMANDS = ("fit", "validate", "test", "predict", "prepare", "sweep", "compare", "list")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: the words after ``mmlab``; those of this process by default.
 
     Returns:
-        The exit code: 0, or 2 after an error that a person can mend, or 130 after Ctrl-C.
+        The exit code: 0, 1 after a sweep some of whose runs failed, 2 after an error that a person can mend, 130 after
+        Ctrl-C, or 143 after a sweep that SIGTERM stopped.
     """
     words = sys.argv[1:] if argv is None else argv
     if os.getcwd() not in sys.path:
@@ -67,6 +69,10 @@ def _dispatch(words: list[str]) -> int:
         from mmlab.cli.listing import print_list
 
         print_list(words[1:])
+    elif command == "sweep":
+        from mmlab.sweep.command import sweep
+
+        return sweep(words[1:])
     elif command == "compare":
         from mmlab.compare.command import compare
 

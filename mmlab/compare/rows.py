@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -50,6 +51,8 @@ def spread(values: Iterable[tuple[int, float]]) -> Spread | None:
     known = list(by_seed(values).values())
     if not known:
         return None
+    if not all(map(math.isfinite, known)):  # a run that diverged
+        return Spread(math.nan, math.nan if len(known) > 1 else None)
     return Spread(statistics.mean(known), statistics.stdev(known) if len(known) > 1 else None)
 
 

@@ -112,6 +112,8 @@ def test_own_data(mmlab) -> None:
     assert len(rows) == 12
     for row in rows:
         assert (float(row["weight_image"]) == 0) == lacks_image[row["id"]]
+        assert (row["prediction_image"] == "") == lacks_image[row["id"]]
+        assert row["prediction_audio"] in ("low", "middle", "high")
 
 
 def test_what_a_run_leaves_behind(mmlab) -> None:

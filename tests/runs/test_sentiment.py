@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import statistics
+
 import pytest
 
 from tests.runs.checks import bf16_stays_near_full_precision, killed_resumed_and_tested, two_processes_equal_one
@@ -37,7 +40,16 @@ def test_it_is_killed_resumed_to_the_same_bits_and_tested(mmlab, twin, method: s
     assert tested == result["test"]
     assert {"MAE", "Corr", "Has0_acc_2", "Non0_acc_2", "Mult_acc_5", "Mult_acc_7"} <= tested.keys()
     own = {f"MAE_{name}" for name in ("text", "audio", "vision")}
-    assert own <= tested.keys() if method in ("SelfMM", "SelfMI") else not own & tested.keys()
+    labelled = method in ("SelfMM", "SelfMI")
+    assert own <= tested.keys() if labelled else not own & tested.keys()
+    mmlab("predict --run killed --split test")
+    with open("killed/predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    error = statistics.mean(abs(float(row["target"]) - float(row["prediction"])) for row in rows)
+    assert error == pytest.approx(tested["MAE"], abs=1e-5)
+    if labelled:
+        error = statistics.mean(abs(float(row["target"]) - float(row["prediction_text"])) for row in rows)
+        assert error == pytest.approx(tested["MAE_text"], abs=1e-5)
 
 
 @pytest.mark.slow

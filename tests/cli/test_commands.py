@@ -115,7 +115,8 @@ def test_the_table_of_predictions(mmlab, finished: Path, split: str) -> None:
     table = rows("table.csv")
     keys = list("123456789*0#")
     weights = ["weight_audio", "weight_image"]
-    assert list(table[0]) == ["id", "target", "prediction", *(f"p_{key}" for key in keys), *weights]
+    own = ["prediction_audio", "prediction_image"]
+    assert list(table[0]) == ["id", "target", "prediction", *(f"p_{key}" for key in keys), *own, *weights]
     samples = {"test": 37, "val": 36}[split]
     assert [row["id"] for row in table] == [f"{split}-{number:05d}" for number in range(samples)]
     assert [row["target"] for row in table] == [keys[number % 12] for number in range(samples)]
@@ -124,8 +125,9 @@ def test_the_table_of_predictions(mmlab, finished: Path, split: str) -> None:
         assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
         assert row["prediction"] == max(shares, key=shares.__getitem__)
         assert [row[name] for name in weights] == ["0.5", "0.5"]
-    accuracy = sum(row["target"] == row["prediction"] for row in table) / samples
-    assert accuracy == pytest.approx(result(finished)[split]["acc"], abs=1e-6)
+    for column, metric in (("prediction", "acc"), ("prediction_audio", "acc_audio"), ("prediction_image", "acc_image")):
+        accuracy = sum(row["target"] == row[column] for row in table) / samples
+        assert accuracy == pytest.approx(result(finished)[split][metric], abs=1e-6)
 
 
 def test_the_test_can_be_left_for_later(mmlab, finished: Path) -> None:

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import copy
-import logging
 import os
-import re
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from mmlab.cli.build import FinishedRun, dump, instantiate, open_run, print_rank_zero, quiet, trainer_maker
 from mmlab.cli.messages import OWN_FLAGS
 from mmlab.cli.parser import build_parser, parse
 from mmlab.data.corruption import Corruption, Name
 from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.errors import UserError, did_you_mean
 from mmlab.methods.base import Method
-from mmlab.runs.callbacks import WholeFiles
 from mmlab.runs.corrupted import evaluate_corrupted, make_cells, write_corrupted
-from mmlab.runs.fit import Plan, check_data, evaluate, fit, load_weights, partial, selected_checkpoint
+from mmlab.runs.fit import Plan, evaluate, fit, partial
 from mmlab.runs.folder import RunFolder, read_json, write_json, write_text
 from mmlab.runs.pictures import write_pictures
 from mmlab.runs.predictions import write_predictions
@@ -52,7 +45,7 @@ def run(command: str, words: list[str]) -> None:
     Raises:
         UserError: for everything that a person can mend.
     """
-    _quiet()
+    quiet()
     words, existing, own = _expand(command, words)
     parser = build_parser(command)
     config = parse(parser, words)
@@ -71,29 +64,6 @@ def _check_numbers(config: Namespace) -> None:
             raise UserError(f"--{name} is {value}; it must be {bounds}.")
     if config.trainer.max_epochs == 0:
         raise UserError("--trainer.max_epochs is 0; it must be 1 or more.")
-
-
-def _quiet() -> None:
-    """Silences what a person can do nothing about."""
-    # Lightning's info log advertises other products at every start; its warnings stay.
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # "does not have many workers": copying bytes is cheap here, so that 0 workers are often right.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # torch 2.11 renamed its pytree module; lightning 2.6 uses the old name.
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    # mmlab's evaluation order returns every sample.
-    warnings.filterwarnings("ignore", message=".*You are using a custom batch sampler `EvaluationOrder`.*")
-    # The experiment files' workers are meant for larger machines; copying bytes, too many of them do no harm.
-    warnings.filterwarnings("ignore", message=".*This DataLoader will create .* worker processes.*")
-    # What a stage doesn't train is in evaluation mode on purpose.
-    warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode at the start of training.*")
-    # A shortened epoch logs at its end all the same.
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    # torchmetrics has summed over all processes before anything is logged.
-    warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")
-    # The folder exists before the checkpoints: config.yaml is in it.
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
 
 
 def _expand(command: str, words: list[str]) -> tuple[list[str], RunFolder | None, dict[str, str]]:
@@ -130,7 +100,7 @@ def _expand(command: str, words: list[str]) -> tuple[list[str], RunFolder | None
 
 def _fit(parser: ArgumentParser, config: Namespace, existing: RunFolder | None) -> None:
     if existing is not None and existing.result.is_file():
-        if yaml.safe_load(_dump(parser, config)) != yaml.safe_load(existing.config.read_text(encoding="utf-8")):
+        if yaml.safe_load(dump(parser, config)) != yaml.safe_load(existing.config.read_text(encoding="utf-8")):
             raise UserError(
                 f"{existing.path} is finished, and the flags here would change it: begin a run of its own with "
                 f"--config {existing.config} and these flags."
@@ -139,18 +109,18 @@ def _fit(parser: ArgumentParser, config: Namespace, existing: RunFolder | None) 
         _print_metrics(read_json(existing.result))
         return
     seed_everything(config.seed, workers=True, verbose=False)
-    method, data, trainer_options = _instantiate(parser, config)
+    method, data, trainer_options = instantiate(parser, config)
     folder = existing or _new_folder(config, method, data)
-    make_trainer = _trainer_maker(trainer_options, folder)
+    make_trainer = trainer_maker(trainer_options, folder)
     # Whatever is wrong with an option is said before a folder is made.
     _check_devices(make_trainer([], [], None))
     method.configure_optimizers()
-    dump = _dump(parser, config)
-    plain = yaml.safe_load(dump)
+    written = dump(parser, config)
+    plain = yaml.safe_load(written)
     if existing is not None:
         _refuse_changes(yaml.safe_load(folder.config.read_text(encoding="utf-8")), plain)
     if _keeps(config):
-        write_text(folder.config, dump)
+        write_text(folder.config, written)
     if data.dataset.protocol == "official":
         print_rank_zero("protocol official: the checkpoint is selected on the test split, as in the papers.")
     _say_if_partial(plain)
@@ -186,12 +156,8 @@ def _evaluate(
     command: str, parser: ArgumentParser, config: Namespace, folder: RunFolder | None, own: dict[str, str]
 ) -> None:
     assert folder is not None
-    seed_everything(config.seed, workers=True, verbose=False)
-    method, data, trainer_options = _instantiate(parser, config)
-    method.begin(method.stages()[-1])
-    selected = selected_checkpoint(folder, method)
-    check_data(load_weights(method, selected), data, selected)
-    trainer = _trainer_maker(trainer_options, folder)([], [], None)
+    opened = open_run(parser, config, folder)
+    method, data, trainer, plain = opened.method, opened.data, opened.trainer, opened.config
     if command == "predict":
         split = own.get("split", "test")
         if split not in data.splits:
@@ -206,7 +172,6 @@ def _evaluate(
         write_predictions(trainer, method, data, out)
         print_rank_zero(f"predictions: {out}")
         return
-    plain = yaml.safe_load(_dump(parser, config))
     _say_if_partial(plain)
     if own.get("input_radius", "false").lower() == "true":
         if not method.linear_heads:
@@ -221,7 +186,7 @@ def _evaluate(
         method.input_radius = True
     method.by_combination |= own.get("combinations", "false").lower() == "true"
     if "corruption" in own:
-        _test_corrupted(method, data, trainer, folder, plain, own)
+        _test_corrupted(opened, own)
         return
     split = "val" if command == "validate" else "test"
     values = evaluate(trainer, method, data, split)
@@ -243,14 +208,8 @@ def _predict_pictures(
         print(f"pictures: {out} ({written})")
 
 
-def _test_corrupted(
-    method: Method,
-    data: MultimodalDataModule,
-    trainer: Trainer,
-    folder: RunFolder,
-    config: dict[str, Any],
-    own: dict[str, str],
-) -> None:
+def _test_corrupted(opened: FinishedRun, own: dict[str, str]) -> None:
+    method, data, trainer = opened.method, opened.data, opened.trainer
     name = own["corruption"]
     if name not in get_args(Name):
         known = get_args(Name)
@@ -264,7 +223,7 @@ def _test_corrupted(
         shown = {key: value for key, value in row["test"].items() if key.split("_")[0] == method.spec.task.monitor}
         _print_line(f"severity {row['severity']:g}, noise seed {row['noise_seed']}", shown)
     if trainer.is_global_zero:
-        print(write_corrupted(folder, selected_checkpoint(folder, method), method, data, config, rows))
+        print(write_corrupted(opened.folder, opened.checkpoint, method, data, opened.config, rows))
 
 
 def _number(flag: str, word: str, kind: Callable[[str], Any]) -> Any:
@@ -282,60 +241,9 @@ def _say_if_partial(config: dict[str, Any]) -> None:
         print_rank_zero(f"only a part of the data is used ({', '.join(limits)}): the metrics are for trying out only.")
 
 
-def _instantiate(parser: ArgumentParser, config: Namespace) -> tuple[Method, MultimodalDataModule, dict[str, Any]]:
-    try:
-        built = parser.instantiate(config)
-    except ValueError as error:  # how jsonargparse reports that something of a union of types can't be built
-        reasons = [line[4:] for line in str(error).splitlines() if line.startswith("  - ")]
-        given = re.search(r"Given value: .*?class_path='([\w.]+)'", str(error))
-        if not reasons or not given:
-            raise
-        raise UserError(f"{given[1]} can't be built: {reasons[0]}") from error
-    if config.compile:
-        for part in built.model.compilable():
-            part.compile()
-    return built.model, built.data, dict(vars(built.trainer))
-
-
-def _trainer_maker(configured: dict[str, Any], folder: RunFolder) -> Callable[..., Trainer]:
-    own = _as_list(configured["callbacks"])
-    own_loggers = _as_list(configured["logger"])
-
-    def make(callbacks: list[Callback], loggers: list[Logger], epochs: int | None) -> Trainer:
-        options = dict(configured)
-        options |= {
-            # Copies: each stage is a fit of its own, with counters of its own.
-            "callbacks": [*copy.deepcopy(own if callbacks else _without_selection(own)), *callbacks],
-            "plugins": [*_as_list(configured["plugins"]), WholeFiles()],
-            "logger": [*loggers, *own_loggers] if loggers else False,
-            "default_root_dir": str(folder.path),
-            "enable_checkpointing": bool(callbacks),
-            "use_distributed_sampler": False,  # the loaders' orders are made for the processes already
-        }
-        if epochs is not None:
-            options["max_epochs"] = epochs
-        try:
-            return Trainer(**options)
-        except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"the Trainer refuses its options: {' '.join(str(error).split())}") from None
-
-    return make
-
-
-def _without_selection(callbacks: list[Callback]) -> list[Callback]:
-    """What an evaluation leaves out: there is nothing to select or to stop."""
-    return [callback for callback in callbacks if not isinstance(callback, (Checkpoint, EarlyStopping))]
-
-
 def _check_devices(trainer: Trainer) -> None:
     if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > (os.cpu_count() or 1):
         raise UserError(f"--trainer.devices {trainer.num_devices} is more than this machine's {os.cpu_count()} cores.")
-
-
-def _as_list(given: Any) -> list[Any]:
-    if isinstance(given, bool) or given is None:
-        return []
-    return given if isinstance(given, list) else [given]
 
 
 def _refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -366,14 +274,6 @@ def _new_folder(config: Namespace, method: Method, data: MultimodalDataModule) -
     return folder
 
 
-def _dump(parser: ArgumentParser, config: Namespace) -> str:
-    """The whole config, without what belongs to this one run."""
-    kept = config.clone()
-    for key in ("config", "run_dir"):
-        kept.pop(key, None)
-    return parser.dump(kept, skip_unset=False)
-
-
 def _print_metrics(result: dict[str, Any]) -> None:
     for split in ("val", "test"):
         if split in result:
@@ -399,9 +299,3 @@ def _names(method: Method, data: MultimodalDataModule) -> tuple[str, str]:
 
 def _rank() -> int:
     return int(getattr(rank_zero_only, "rank", 0))  # Lightning sets it from the environment
-
-
-@rank_zero_only
-def print_rank_zero(line: str) -> None:
-    """Prints once, however many processes there are."""
-    print(line, flush=True)

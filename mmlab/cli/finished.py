@@ -1,0 +1,82 @@
+"""What ``mmlab robustness`` and ``mmlab diagnose`` share: one or more finished runs, each opened with the same flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmlab.cli.build import FinishedRun, open_run, quiet
+from mmlab.cli.messages import OWN_FLAGS
+from mmlab.cli.parser import build_parser, parse
+from mmlab.errors import UserError
+from mmlab.runs.folder import RunFolder
+
+SWITCH = ("true", "false")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for.
+
+    Attributes:
+        command: its name.
+        folders: of the runs, each once.
+        own: the command's own flags but ``--run``, by name.
+        flags: all others, which change the config of each run.
+    """
+
+    command: str
+    folders: tuple[RunFolder, ...]
+    own: dict[str, str]
+    flags: tuple[str, ...]
+
+    def switch(self, name: str) -> bool:
+        """Whether an own flag, off by default, is true.
+
+        Raises:
+            UserError: if it is neither true nor false.
+        """
+        value = self.own.get(name, "false").lower()
+        if value not in SWITCH:
+            raise UserError(f"--{name} is {value!r}; write true or false.")
+        return value == "true"
+
+    def open(self, folder: RunFolder) -> FinishedRun:
+        """One of the runs, with its selected weights.
+
+        Raises:
+            UserError: if it can't be opened.
+        """
+        parser = build_parser(self.command)
+        return open_run(parser, parse(parser, ["--config", str(folder.config), *self.flags]), folder)
+
+
+def read_request(command: str, words: list[str]) -> Request:
+    """Takes a command line apart: ``--run DIR DIR ...``, the command's own flags, and flags of the config.
+
+    Raises:
+        UserError: if no run is named, or one is no run.
+        SystemExit: after ``--help``.
+    """
+    quiet()
+    values: dict[str, list[str]] = {}
+    rest: list[str] = []
+    current: list[str] = rest
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            own = name[2:] in OWN_FLAGS[command]
+            current = values.setdefault(name[2:], []) if own else rest
+            current += [value] if own and equals else [] if own else [word]
+        else:
+            current.append(word)
+    if {"--help", "-h"} & set(rest):
+        parse(build_parser(command), rest)
+    for name, given in values.items():
+        if not given:
+            raise UserError(f"--{name} needs a value.")
+        if name != "run" and len(given) > 1:
+            raise UserError(f"--{name} takes one value, but there are {len(given)}: {' '.join(given)}.")
+    if "run" not in values:
+        raise UserError(f"`mmlab {command}` needs the run to work on: mmlab {command} --run runs/...")
+    folders = {run: RunFolder.existing(run) for run in values.pop("run")}
+    return Request(command, tuple(folders.values()), {name: given[0] for name, given in values.items()}, tuple(rest))

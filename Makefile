@@ -1,12 +1,14 @@
 # make demo    install, train three methods on the embedded data, print a table
 # make test    install, run all tests
 # make check   format, lint, types, fast tests
+# make docs    the documentation as a site, in site/
+# make bench   what mmlab costs, as ratios: some ten minutes on two quiet cores
 # make table   the README's tables and curves from the committed results
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: install demo test check table results
+.PHONY: install demo test check docs bench table results
 
 install: $(VENV)/installed
 
@@ -35,9 +37,15 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not slow"
 
+docs: install
+	$(BIN)/mkdocs build --strict
+
+bench: install
+	$(BIN)/python benchmarks/bench.py
+
 table: install
 	$(BIN)/mmlab compare results
-	$(BIN)/mmlab compare results --corruption gaussian --curves results/gaussian.png
+	$(BIN)/mmlab compare results --corruption gaussian --curves docs/gaussian.png
 
 # Some 540 runs of a minute or two each on one core; finished ones are skipped.
 results: install

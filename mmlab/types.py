@@ -303,12 +303,15 @@ class Batch:
         target: (B,) class indices or numbers, or (B, H, W) label maps, as the task has it.
         present: (B, M) bool, which modalities a sample really has, in the DataSpec's order.
         index: (B,) int64, the sample's position in its split.
+        complete: whether every sample is known to have every modality, which spares asking the device; False where
+            nobody looked.
     """
 
     inputs: dict[str, Tensor]
     target: Tensor
     present: Tensor
     index: Tensor
+    complete: bool = False
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
@@ -320,7 +323,7 @@ class Batch:
 
     def _each(self, change: Any) -> Batch:
         inputs = {name: change(tensor) for name, tensor in self.inputs.items()}
-        return Batch(inputs, change(self.target), change(self.present), change(self.index))
+        return Batch(inputs, change(self.target), change(self.present), change(self.index), self.complete)
 
     def __len__(self) -> int:
         return len(self.index)

@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-import runpy
-import sys
 from pathlib import Path
 from typing import get_args
 
 import pytest
-import torch
 
 from mmlab.data.corruption import Name
+from tests.documents import QUICK, ROOT, SMALL, blocks, commands, follow
 
-ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
 
-QUICK = "--trainer.max_epochs 1 --model.backbone.width 4 --trainer.accelerator cpu --trainer.enable_progress_bar false"
-SMALL = "--data.dataset.train_size 24 --data.dataset.val_size 12 --data.dataset.test_size 12 --data.batch_size 12"
-
-
-def blocks(language: str, text: str = TEXT) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
-def commands(block: str) -> list[str]:
-    """The block's commands without comments, a loop written out."""
-    text = re.sub(r"(^|\s)#.*", "", block)
-    loop = re.search(r"^for (\w+) in (.*); do\n(.*?)^done$", text, re.MULTILINE | re.DOTALL)
-    if loop:
-        name, values, body = loop.groups()
-        text = text.replace(loop[0], "".join(body.replace(f"${name}", value) for value in values.split()))
-    return [line.strip() for line in text.splitlines() if line.strip()]
+SHELL = blocks("sh", TEXT)
 
 
 def test_commands_are_taken_apart() -> None:
@@ -46,74 +27,9 @@ def test_commands_are_taken_apart() -> None:
     ]
 
 
-def exits_well(mmlab, line: str) -> None:
-    with pytest.raises(SystemExit) as end:
-        mmlab(line)
-    assert end.value.code == 0
-
-
-WITH_CODE = ("my_module", "my_data")  # these commands need a Python block: they have tests of their own
-SHELL = [block for block in blocks("sh") if not any(word in block for word in WITH_CODE)]
-
-
 @pytest.mark.parametrize("block", SHELL, ids=[block.splitlines()[0][:50] for block in SHELL])
 def test_shell_block(mmlab, block: str) -> None:
-    """Commands on computed data run at a small size; the others, which need data or hours, are parsed."""
-    Path("experiments").symlink_to(ROOT / "experiments")
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    for command in commands(block):
-        program, line = command.split(maxsplit=1)
-        if program == "make":
-            assert line in targets
-            continue
-        assert program == "mmlab"
-        if line.startswith("prepare"):
-            mmlab(f"{line} --frame_side 32" if "KineticsSounds" in line else line)
-        elif line.startswith("sweep --configs"):
-            mmlab(f"{line} {QUICK} {SMALL} --wandb.mode off --jobs 2")
-        elif ".help" in line:
-            exits_well(mmlab, line)
-        elif line.startswith("fit") and "--resume" not in line:
-            if re.search("keypad|rooms|moods", line.lower()):
-                mmlab(f"{line} {QUICK} {SMALL} --wandb.mode off")
-            else:
-                exits_well(mmlab, f"{line} --print_config")
-        else:
-            mmlab(line)
-
-
-def test_own_method(mmlab, monkeypatch: pytest.MonkeyPatch) -> None:
-    section = SECTIONS["Add a method"]
-    (code,), ((command,),) = blocks("python", section), map(commands, blocks("sh", section))
-    assert len(code.splitlines()) <= 45
-    Path("my_module.py").write_text(code)
-    monkeypatch.delitem(sys.modules, "my_module", raising=False)
-    mmlab(f"{command.removeprefix('mmlab ')} {QUICK} {SMALL} --wandb.mode off --run_dir run --model.start 0.5")
-    monkeypatch.delitem(sys.modules, "my_module", raising=False)
-    assert json.loads(Path("run/result.json").read_text())["method"] == "MyMethod"
-    scores = torch.load("run/checkpoints/last.ckpt", weights_only=True)["state_dict"]["scores"]
-    assert scores[0] != scores[1], "the weights were not trained"
-    assert torch.allclose(scores, torch.full((2,), 0.5), atol=0.1)
-
-
-def test_own_data(mmlab) -> None:
-    section = SECTIONS["Your own data"]
-    (code,), ((command,),) = blocks("python", section), map(commands, blocks("sh", section))
-    Path("example.py").write_text(code)
-    runpy.run_path("example.py")
-    with open("my_data/samples.csv", newline="") as file:
-        lacks_image = {row["id"]: row["image"] == "" for row in csv.DictReader(file)}
-    mmlab(f"{command.removeprefix('mmlab ')} {QUICK} --wandb.mode off --run_dir run")
-    splits = json.loads(Path("run/result.json").read_text())["splits"]
-    assert {name: split["samples"] for name, split in splits.items()} == {"train": 36, "val": 12, "test": 12}
-    mmlab("predict --run run")
-    with open("run/predictions.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 12
-    for row in rows:
-        assert (float(row["weight_image"]) == 0) == lacks_image[row["id"]]
-        assert (row["prediction_image"] == "") == lacks_image[row["id"]]
-        assert row["prediction_audio"] in ("low", "middle", "high")
+    follow(mmlab, block)
 
 
 def test_what_a_run_leaves_behind(mmlab) -> None:
@@ -151,14 +67,14 @@ def test_corruptions_are_those_there_are() -> None:
 
 
 # What a person has, not the checkout: own files, files of a run, and where data lie.
-OWN = ("runs/", "data/", "models/", "my_", "../shared/data", ".venv")
+OWN = ("runs/", "data/", "models/", "../shared/data", ".venv", "site/")
 SUFFIXES = {".cff", ".csv", ".json", ".md", ".png", ".py", ".txt", ".yaml"}
 RESULTS = "results/"  # test_results_tables asks for it
 
 
 def test_paths_exist() -> None:
     of_a_run = set(re.findall(r"`([\w.]+)`", SECTIONS["What a run leaves behind"]))
-    paths = set(re.findall(r"`([\w./-]+)`", TEXT)) | set(re.findall(r"experiments/[\w.]+", TEXT))
+    paths = set(re.findall(r"`([\w./-]+)`", TEXT)) | set(re.findall(r"experiments/[\w.]+|(?<=\]\()[\w./-]+", TEXT))
     paths = {path for path in paths if "/" in path or Path(path).suffix in SUFFIXES or path == "LICENSE"}
     paths = {path for path in paths - of_a_run - {RESULTS} if not path.startswith(OWN)}
     assert {"LICENSE", "CITATION.cff", "mmlab/data/", "experiments/mnl_kinetics.yaml"} <= paths

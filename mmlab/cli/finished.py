@@ -1,4 +1,4 @@
-"""What ``mmlab robustness`` and ``mmlab diagnose`` share: one or more finished runs, each opened with the same flags."""
+"""What ``mmlab robustness`` and ``mmlab diagnose`` share: finished runs, each opened with the same flags."""
 
 from __future__ import annotations
 

@@ -16,6 +16,8 @@ mmlab: balanced and robust multimodal learning
   mmlab fit --resume runs/...                               go on with a run that was stopped
   mmlab validate | test | predict --run runs/...            the run's config and its selected checkpoint
   mmlab test --run runs/... --corruption gaussian           under noise, at severities 0, 5 and 10
+  mmlab robustness --run runs/...                           every subset of modalities x corruption x severity
+  mmlab diagnose --run runs/...                             each modality's share, calibration, confusions
   mmlab prepare KineticsSounds --root data/kinetics_sounds  verify, decode once, pack; can be resumed
   mmlab sweep --configs experiments/mnl_keypad.yaml --seeds 0,1,2 --set model.lam=0.1,1,10 --out runs/lam
   mmlab compare runs/... [--corruption gaussian]            a table, mean and deviation over seeds
@@ -27,7 +29,7 @@ mmlab: balanced and robust multimodal learning
   mmlab --version
 """
 
-COMMANDS = ("fit", "validate", "test", "predict", "prepare", "sweep", "compare", "list")
+COMMANDS = ("fit", "validate", "test", "predict", "robustness", "diagnose", "prepare", "sweep", "compare", "list")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -77,6 +79,14 @@ def _dispatch(words: list[str]) -> int:
         from mmlab.compare.command import compare
 
         compare(words[1:])
+    elif command == "robustness":
+        from mmlab.cli.robustness import robustness
+
+        robustness(words[1:])
+    elif command == "diagnose":
+        from mmlab.cli.diagnose import diagnose
+
+        diagnose(words[1:])
     elif command == "prepare":
         from mmlab.cli.prepare import prepare
 

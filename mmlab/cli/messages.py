@@ -23,6 +23,8 @@ OWN_FLAGS = {
     "validate": ("run",),
     "test": ("run", "corruption", "severity", "noise_seeds", "input_radius", "combinations"),
     "predict": ("run", "split", "out", "pictures"),
+    "robustness": ("run", "corruptions", "severities", "noise_seeds", "again"),
+    "diagnose": ("run", "split", "again", "features"),
 }
 """What a command takes beside the config."""
 

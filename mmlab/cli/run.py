@@ -27,7 +27,7 @@ from mmlab.runs.fit import Plan, evaluate, fit, partial
 from mmlab.runs.folder import RunFolder, read_json, write_json, write_text
 from mmlab.runs.pictures import write_pictures
 from mmlab.runs.predictions import write_predictions
-from mmlab.runs.tracking import begin_wandb, finish_wandb
+from mmlab.runs.tracking import Record, add_result
 
 # The processes that DDP starts run this same command: the first one tells them the folder that it chose.
 RUN_DIR_VARIABLE = "MMLAB_RUN_DIR"
@@ -124,6 +124,9 @@ def _fit(parser: ArgumentParser, config: Namespace, existing: RunFolder | None) 
     if data.dataset.protocol == "official":
         print_rank_zero("protocol official: the checkpoint is selected on the test split, as in the papers.")
     _say_if_partial(plain)
+    record = None
+    if _keeps(config) and config.wandb.mode != "off":
+        record = Record(config.wandb, folder, *_names(method, data), plain)
     plan = Plan(
         folder=folder,
         seed=config.seed,
@@ -132,18 +135,21 @@ def _fit(parser: ArgumentParser, config: Namespace, existing: RunFolder | None) 
         patience=config.patience,
         checkpoint_every=config.checkpoint_every,
         make_trainer=make_trainer,
-        loggers=begin_wandb(config.wandb, folder, *_names(method, data), plain) if _keeps(config) else [],
+        loggers=lambda prefix: [record.logger(prefix)] if record else [],
         config=plain,
     )
     if _keeps(config):
         print(f"run: {folder.path}", flush=True)
     try:
         result = fit(method, data, plan)
+        if record and result:
+            add_result(record, result, folder.curves)
     except SystemExit as leaving:  # so Lightning leaves after Ctrl-C and after SIGTERM
         print_rank_zero(f"stopped; go on with: mmlab fit --resume {folder.path}")
         raise SystemExit(143 if isinstance(leaving, SIGTERMException) else 130) from None
     finally:
-        finish_wandb(plan.loggers)
+        if record:
+            record.finish()
         if _rank() == 0:
             os.environ.pop(RUN_DIR_VARIABLE, None)  # the next run in this process chooses its own
     if not result:
@@ -217,13 +223,13 @@ def _test_corrupted(opened: FinishedRun, own: dict[str, str]) -> None:
     corruption = Corruption(cast(Name, name), data.dataset.modalities)
     severities = [_number("severity", word, float) for word in own.get("severity", "0,5,10").strip("[]").split(",")]
     cells = make_cells(corruption.name, severities, _number("noise_seeds", own.get("noise_seeds", "1"), int))
-    rows = evaluate_corrupted(trainer, method, data, corruption, cells)
+    rows = evaluate_corrupted(trainer, method, data, [(corruption, cells)])
     print_rank_zero(f"{name} on {', '.join(corruption.touched)}:")
     for row in rows:
         shown = {key: value for key, value in row["test"].items() if key.split("_")[0] == method.spec.task.monitor}
         _print_line(f"severity {row['severity']:g}, noise seed {row['noise_seed']}", shown)
     if trainer.is_global_zero:
-        print(write_corrupted(opened.folder, opened.checkpoint, method, data, opened.config, rows))
+        print(write_corrupted(opened.folder, opened.checkpoint, method, data, opened.config, corruption, rows))
 
 
 def _number(flag: str, word: str, kind: Callable[[str], Any]) -> Any:

@@ -6,8 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from mmlab.compare.diagnosis import diagnosis_tables
 from mmlab.compare.gather import Table, gather
-from mmlab.compare.results import corruptions, read_results
+from mmlab.compare.grids import grid_tables
+from mmlab.compare.results import corruptions, read_diagnoses, read_grids, read_results
 from mmlab.compare.robustness import Robustness, robustness, robustness_table
 from mmlab.compare.table import results_table
 from mmlab.errors import UserError
@@ -22,6 +24,12 @@ def compare(words: list[str]) -> None:
     options = _options(words)
     if options.corruption:
         _compare_robustness(options)
+        return
+    if options.robustness:
+        _compare_grids(options)
+        return
+    if options.diagnosis:
+        _compare_diagnoses(options)
         return
     if options.out:
         from mmlab.compare.report import check_folder, write_report  # pictures and pages cost a second
@@ -69,6 +77,16 @@ def _options(words: list[str]) -> argparse.Namespace:
         metavar="NAME",
         help="gaussian ...: a table over the severities that `mmlab test --corruption NAME` tested",
     )
+    parser.add_argument(
+        "--robustness",
+        action="store_true",
+        help="a table of the areas under the curves that `mmlab robustness` measured",
+    )
+    parser.add_argument(
+        "--diagnosis",
+        action="store_true",
+        help="a table of what `mmlab diagnose` found of each modality",
+    )
     parser.add_argument("--curves", type=Path, metavar="FILE.png", help="draws that table; needs --corruption")
     try:
         options, unknown = parser.parse_known_args(words)
@@ -78,8 +96,8 @@ def _options(words: list[str]) -> argparse.Namespace:
         raise UserError("mmlab compare needs the folder of a run, or one that holds runs: mmlab compare runs/")
     if unknown:
         raise UserError(
-            f"mmlab compare has no option {unknown[0]!r}; it has --metric, --split, --baseline, --out, --corruption "
-            "and --curves."
+            f"mmlab compare has no option {unknown[0]!r}; it has --metric, --split, --baseline, --out, --corruption, "
+            "--robustness, --diagnosis and --curves."
         )
     if options.corruption is None and options.curves:
         raise UserError("--curves draws a metric over severities: say of which corruption, --corruption gaussian.")
@@ -106,6 +124,28 @@ def _compare_robustness(options: argparse.Namespace) -> None:
 
         draw_robustness(found, options.curves)
         print(f"\ncurves: {options.curves}")
+
+
+def _compare_grids(options: argparse.Namespace) -> None:
+    given = {"--metric": options.metric, "--baseline": options.baseline, "--out": options.out}
+    for flag, value in given.items():
+        if value:
+            raise UserError(f"--robustness prints one table a data set, of the selecting metric; leave out {flag}.")
+    if options.split != "test":
+        raise UserError(f"only the test split is ever corrupted; leave out --split {options.split}.")
+    results, left_out = read_grids(options.folders)
+    _name(left_out)
+    print("\n\n".join(grid_tables(results)))
+
+
+def _compare_diagnoses(options: argparse.Namespace) -> None:
+    given = {"--metric": options.metric, "--baseline": options.baseline, "--out": options.out}
+    for flag, value in given.items():
+        if value:
+            raise UserError(f"--diagnosis prints one table a data set and nothing else; leave out {flag}.")
+    results, left_out = read_diagnoses(options.folders, options.split)
+    _name(left_out)
+    print("\n\n".join(diagnosis_tables(results)))
 
 
 def _compare_with(tables: list[Table], baseline: str) -> None:

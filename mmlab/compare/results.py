@@ -1,9 +1,10 @@
-"""What runs left behind: result.json and corruption_<name>.json, read without importing torch."""
+"""What runs left behind: result.json, corruption_<name>.json, robustness.json, diagnosis.json; without torch."""
 
 from __future__ import annotations
 
 import glob
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,23 @@ NEEDED = {"method": str, "dataset": str, "protocol": str, "seed": int, "modaliti
 OF_RUN = NEEDED | {"val": dict}
 NUMBER = int | float
 OF_CORRUPTION = NEEDED | {"corruption": str, "corrupted": list, "cells": list}
+OF_DIAGNOSIS = NEEDED | {
+    "split": str,
+    "metric": str,
+    "value": str,
+    "own_head": dict,
+    "probe": dict,
+    "shapley": dict,
+    "ece": dict,
+}
+OF_GRID: dict[str, Any] = NEEDED | {
+    "metric": str,
+    "corrupted": dict,
+    "auc": dict,
+    "average": NUMBER,
+    "worst": dict,
+    "cells": list,
+}
 
 
 def read_results(folders: list[Path], corruption: str | None = None) -> tuple[list[Result], list[str]]:
@@ -32,6 +50,48 @@ def read_results(folders: list[Path], corruption: str | None = None) -> tuple[li
     if corruption is not None and not corruption.isidentifier():
         raise UserError(f"--corruption is {corruption!r}; give the name of one, such as gaussian.")
     name = "result.json" if corruption is None else f"corruption_{corruption}.json"
+    why = "not finished" if corruption is None else f"not tested under {corruption}"
+    results, left_out = _read(folders, name, lambda result: _lacking(result, corruption), why)
+    if not results:
+        raise UserError(_nothing(folders, name, corruption, left_out))
+    return results, left_out
+
+
+def read_grids(folders: list[Path]) -> tuple[list[Result], list[str]]:
+    """The robustness grids below some folders, as :func:`read_results` reads results.
+
+    Raises:
+        UserError: if a folder isn't there or holds no such file.
+    """
+    results, left_out = _read(folders, "robustness.json", _lacking_in_grid, "its robustness was not tested")
+    if not results:
+        below = ", ".join(map(str, folders))
+        raise UserError(f"there is no robustness.json below {below}; `mmlab robustness --run DIR` writes one.")
+    return results, left_out
+
+
+def read_diagnoses(folders: list[Path], split: str) -> tuple[list[Result], list[str]]:
+    """The diagnoses of one split below some folders, as :func:`read_results` reads results.
+
+    Raises:
+        UserError: if a folder isn't there or holds no such file.
+    """
+    results, left_out = _read(folders, "diagnosis.json", _lacking_in_diagnosis, "not diagnosed")
+    others = [result for result in results if result["split"] != split]
+    left_out += [f"left out {other['folder'] / 'diagnosis.json'}: of the {other['split']} split" for other in others]
+    results = [result for result in results if result["split"] == split]
+    if not results:
+        below = ", ".join(map(str, folders))
+        raise UserError(
+            f"there is no diagnosis.json of the {split} split below {below}; "
+            f"`mmlab diagnose --run DIR --split {split}` writes one."
+        )
+    return results, left_out
+
+
+def _read(
+    folders: list[Path], name: str, lacking: Callable[[Any], list[str]], absent: str
+) -> tuple[list[Result], list[str]]:
     results, left_out = [], []
     for folder in folders:
         if not folder.is_dir():
@@ -42,17 +102,14 @@ def read_results(folders: list[Path], corruption: str | None = None) -> tuple[li
             except (OSError, ValueError) as error:
                 left_out.append(f"left out {file}: {error}")
                 continue
-            wrong = _lacking(result, corruption)
+            wrong = lacking(result)
             if wrong:
                 left_out.append(f"left out {file}: no result of a run, it has no {', '.join(wrong)}")
             else:
                 results.append(result | {"folder": file.parent})
         for file in sorted(folder.rglob("metrics.csv")):
             if not file.with_name(name).exists():
-                why = "not finished" if corruption is None else f"not tested under {corruption}"
-                left_out.append(f"left out {file.parent}: {why}, it has no {name}")
-    if not results:
-        raise UserError(_nothing(folders, name, corruption, left_out))
+                left_out.append(f"left out {file.parent}: {absent}, it has no {name}")
     return results, left_out
 
 
@@ -82,6 +139,42 @@ def _lacking(result: Any, corruption: str | None) -> list[str]:
         wrong.append(f"corruption {corruption}")
     if "cells" not in wrong and not _are_cells(result["cells"]):
         wrong.append("cells")
+    return wrong
+
+
+def _lacking_in_grid(result: Any) -> list[str]:
+    """What a file must hold to be a robustness grid and doesn't."""
+    if not isinstance(result, dict):
+        return list(OF_GRID)
+    wrong = [key for key, kind in OF_GRID.items() if not isinstance(result.get(key), kind)]
+    part = result["splits"].get("test") if "splits" not in wrong else {"samples": 0}
+    if not isinstance(part, dict) or not isinstance(part.get("samples"), int):
+        wrong.append("test split")
+    if not isinstance(result.get("dataset_details", {}), dict):
+        wrong.append("dataset_details")
+    if "worst" not in wrong and not isinstance(result["worst"].get("value"), NUMBER):
+        wrong.append("worst value")
+    areas = result["auc"].values() if "auc" not in wrong else []
+    if not all(
+        isinstance(row, dict) and row and all(isinstance(area, NUMBER) for area in row.values()) for row in areas
+    ):
+        wrong.append("auc")
+    if "cells" not in wrong and not _are_cells(result["cells"]):
+        wrong.append("cells")
+    return wrong
+
+
+def _lacking_in_diagnosis(result: Any) -> list[str]:
+    """What a file must hold to be a diagnosis and doesn't."""
+    if not isinstance(result, dict):
+        return list(OF_DIAGNOSIS)
+    wrong = [key for key, kind in OF_DIAGNOSIS.items() if not isinstance(result.get(key), kind)]
+    for key in {"own_head", "probe", "shapley", "ece"} - {*wrong}:
+        if not all(isinstance(value, NUMBER) for value in result[key].values()):
+            wrong.append(key)
+    part = result["splits"].get(result["split"]) if not {"splits", "split"} & {*wrong} else None
+    if not (isinstance(part, dict) and isinstance(part.get("samples"), int)):
+        wrong.append("samples")
     return wrong
 
 

@@ -7,8 +7,9 @@ same severity.
 
 Sources: the test transforms that the released code of QMF (ICML 2023), PDF (ICML 2024) and MNL (NeurIPS 2025) share.
 Theirs are the Gaussian and the salt-and-pepper noise of pictures and the blanking of words. This project's, as no
-source states them, are: the noise of spectrograms, sequences and vectors, the missing modalities, the same rules for
-optical flow and for each frame of a clip, and the nesting (the released code draws anew at every severity).
+source states them, are: the noise of spectrograms, sequences and vectors, the missing modalities, blur, occlusion,
+dropped frames and sound out of step, the same rules for optical flow and for each frame of a clip, and the nesting (the
+released code draws anew at every severity).
 
 Slips of the released code that are not repeated: noise in the text of the training and validation splits; one
 noise field for all pictures, from a generator that is seeded again at each call; values below 0 that wrap around to
@@ -18,18 +19,30 @@ bright pixels; a salt-and-pepper probability that is halved twice or divided by 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmlab.data.distortion import blur, drop_steps, occlude, shift_sound
 from mmlab.draws import Draws
 from mmlab.errors import UserError
 from mmlab.types import Batch, Modality
 
-Name = Literal["gaussian", "salt_and_pepper", "blank_words", "missing"]
+Name = Literal[
+    "gaussian",
+    "salt_and_pepper",
+    "blank_words",
+    "missing",
+    "missing_unequal",
+    "blur",
+    "occlusion",
+    "frame_drop",
+    "desync",
+]
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,13 @@ _NEEDS: dict[Name, str] = {
     "salt_and_pepper": "image, frames or depth with a lowest and a highest value, or text with a blank token",
     "blank_words": "text with a blank token",
     "missing": "two modalities or more",
+    "missing_unequal": "two modalities or more",
+    "blur": "image, frames or depth",
+    "occlusion": "image, frames, depth or audio",
+    "frame_drop": "frames, flow or a sequence of two steps or more",
+    "desync": "audio beside frames or flow",
 }
+MISSING = ("missing", "missing_unequal")
 
 
 def check_severity(name: Name, severity: float) -> None:
@@ -156,7 +175,7 @@ def drop_modalities(present: Tensor, u: Tensor, severity: float) -> Tensor:
 
     Args:
         present: (B, M) bool.
-        u: (B, M) uniform in [0, 1).
+        u: (B, M) uniform in [0, 1); divided by a modality's share of that probability where it has one.
         severity: 0 to 10.
 
     Returns:
@@ -179,8 +198,19 @@ class Corruption:
     - ``salt_and_pepper``: pictures but flow, each with probability severity / 20: a pixel becomes the smallest value
       with probability 0.05 and the largest with 0.05, in all channels alike. Text: blanked words.
     - ``blank_words``: each text with probability 1/2: every word becomes a blank with probability severity / 10.
-    - ``missing`` (this project's rule): each modality of each sample is dropped with probability severity / 10, but one
-      is always left.
+
+    The others are this project's rules:
+
+    - ``missing``: each modality of each sample is dropped with probability severity / 10, but one is always left.
+    - ``missing_unequal``: the same with the probability severity / 10 * m / M for the m-th of M modalities, in the data
+      set's order: the last is dropped most often. The one that is left is that with the largest draw over m / M.
+    - ``blur``: pictures but flow, each with probability 1/2, see :func:`~mmlab.data.distortion.blur`.
+    - ``occlusion``: pictures but flow, and spectrograms, each with probability 1/2, see
+      :func:`~mmlab.data.distortion.occlude`; one rectangle for all frames of a clip.
+    - ``frame_drop``: frames, flow and sequences, each with probability 1/2, see
+      :func:`~mmlab.data.distortion.drop_steps`: each modality loses steps of its own.
+    - ``desync``: sound beside frames or flow, each with probability 1/2, see
+      :func:`~mmlab.data.distortion.shift_sound`: the pictures stay as they are.
 
     What a sample lacks stays zero. Noise is added at the size that the encoder sees, not before the final crop, which
     for noise that is independent from pixel to pixel is the same.
@@ -198,11 +228,7 @@ class Corruption:
 
     def __init__(self, name: Name, modalities: tuple[Modality, ...]) -> None:
         self.name = name
-        self.touched = tuple(
-            modality.name
-            for modality in modalities
-            if (len(modalities) > 1 if name == "missing" else _changes(name, modality))
-        )
+        self.touched = tuple(modality.name for modality in modalities if _changes(name, modality, modalities))
         if not self.touched:
             given = ", ".join(f"{modality.name} ({modality.kind})" for modality in modalities)
             raise UserError(
@@ -222,62 +248,119 @@ class Corruption:
         Returns:
             A new batch; inputs that don't change are the same tensors.
         """
-        inputs, present = dict(batch.inputs), batch.present
-        draws = Draws(noise_seed, 0, batch.index)
-        if severity == 0:
-            # Noise of no width would still cut pictures that were resized to whole grey levels.
-            return Batch(inputs, batch.target, present, batch.index)
-        if self.name == "missing":
-            present = drop_modalities(present, draws.uniform("corruption/missing", present.shape[1]), severity)
+        return next(self.each(batch, [Cell(severity, noise_seed)]))
+
+    def each(self, batch: Batch, cells: Sequence[Cell]) -> Iterator[Batch]:
+        """Corrupts encoder inputs in several ways; all severities share the draws of one noise seed.
+
+        Args:
+            batch: normalised inputs, on any device.
+            cells: see :meth:`__call__`.
+
+        Yields:
+            A new batch for each cell, made when it is asked for.
+        """
+        drawn: dict[int, dict[str, Tensor]] = {}
+        for cell in cells:
+            if cell.severity == 0:
+                # Noise of no width would still cut pictures that were resized to whole grey levels.
+                yield replace(batch, inputs=dict(batch.inputs))
+                continue
+            if cell.noise_seed not in drawn:
+                drawn[cell.noise_seed] = self._draw(batch, Draws(cell.noise_seed, 0, batch.index))
+            if self.name in MISSING:
+                yield self._without(batch, cell.severity, drawn[cell.noise_seed]["missing"])
+            else:
+                yield self._distorted(batch, cell.severity, drawn[cell.noise_seed])
+
+    def _draw(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """All that is random: for each touched modality its noise, and under ``<modality>/coin`` whether it has any."""
+        if self.name in MISSING:
+            u = draws.uniform("corruption/missing", len(self._modalities))
+            if self.name == "missing_unequal":
+                u = u / torch.arange(1, len(self._modalities) + 1, device=u.device).mul(1 / len(self._modalities))
+            return {"missing": u}
+        drawn = {}
+        for modality in self._modalities:
+            if modality.name in self.touched:
+                drawn[modality.name] = self._noise(batch.inputs[modality.name], modality, draws)
+                drawn[f"{modality.name}/coin"] = draws.uniform(f"corruption/{modality.name}/coin")[:, 0]
+        return drawn
+
+    def _noise(self, clean: Tensor, modality: Modality, draws: Draws) -> Tensor:
+        """What a modality's values are changed by, for every severity."""
+        where = f"corruption/{modality.name}"
+        if modality.kind == "text":
+            return draws.uniform(f"{where}/words", modality.shape[-1])
+        if self.name == "occlusion":
+            return draws.uniform(f"{where}/place", 2)
+        if self.name == "frame_drop":
+            return draws.uniform(f"{where}/steps", clean.shape[_step_axis(modality)])
+        if self.name == "desync":
+            return draws.uniform(f"{where}/shift")[:, 0]
+        if self.name == "blur":
+            return clean.new_empty(0)  # nothing about it is random but whom it hits
+        picture = _is_picture(modality)
+        shape = (1, *modality.shape[1:]) if picture else modality.shape
+        if self.name == "salt_and_pepper":
+            u = draws.uniform(f"{where}/specks", math.prod(shape)).view(-1, *shape)
+            return salt_and_pepper_mask(u)
+        field = draws.normal(f"{where}/field", math.prod(shape)).view(-1, *shape)
+        if modality.ragged:  # what says how long a sample is stays as it is, and so does what fills it up
+            steps = clean[..., -1:]
+            field = field[:, : clean.shape[1]] * torch.cat([steps.expand_as(clean[..., 1:]), 0 * steps], dim=-1)
+        return field
+
+    def _without(self, batch: Batch, severity: float, u: Tensor) -> Batch:
+        present = drop_modalities(batch.present, u, severity)
+        inputs = {}
+        for position, modality in enumerate(self._modalities):
+            clean = batch.inputs[modality.name]
+            gone = batch.present[:, position] & ~present[:, position]
+            inputs[modality.name] = torch.where(_over(gone, clean), torch.zeros_like(clean), clean)
+        return Batch(inputs, batch.target, present, batch.index)
+
+    def _distorted(self, batch: Batch, severity: float, drawn: dict[str, Tensor]) -> Batch:
+        inputs = dict(batch.inputs)
         for position, modality in enumerate(self._modalities):
             if modality.name not in self.touched:
                 continue
             clean = inputs[modality.name]
-            if self.name == "missing":
-                changed, chosen = torch.zeros_like(clean), ~present[:, position]
-            elif modality.kind == "text":
-                changed, chosen = self._with_blanks(clean, modality, severity, draws)
-            elif self.name == "gaussian":
-                changed, chosen = self._with_noise(clean, modality, severity, draws)
-            else:
-                changed, chosen = self._with_specks(clean, modality, severity, draws)
-            chosen = chosen & batch.present[:, position]
-            inputs[modality.name] = torch.where(chosen.view(-1, *[1] * (clean.dim() - 1)), changed, clean)
-        return Batch(inputs, batch.target, present, batch.index)
+            reached = _COIN
+            if self.name == "salt_and_pepper" and modality.kind != "text":
+                reached = _COIN * severity / HIGHEST
+            chosen = (drawn[f"{modality.name}/coin"] < reached) & batch.present[:, position]
+            changed = self._changed(clean, modality, severity, drawn[modality.name])
+            inputs[modality.name] = torch.where(_over(chosen, clean), changed, clean)
+        return replace(batch, inputs=inputs)
 
-    def _with_blanks(self, clean: Tensor, modality: Modality, severity: float, draws: Draws) -> tuple[Tensor, Tensor]:
-        assert modality.blank is not None
-        by_word = draws.uniform(f"corruption/{modality.name}/words", modality.shape[-1])
-        chosen = _coin(modality, draws) < _COIN
-        return blank_words(clean, by_word, severity, modality.blank), chosen
-
-    def _with_noise(self, clean: Tensor, modality: Modality, severity: float, draws: Draws) -> tuple[Tensor, Tensor]:
+    def _changed(self, clean: Tensor, modality: Modality, severity: float, noise: Tensor) -> Tensor:
+        if modality.kind == "text":
+            assert modality.blank is not None
+            return blank_words(clean, noise, severity, modality.blank)
+        if self.name == "blur":
+            return blur(clean, severity / HIGHEST)
+        if self.name == "occlusion":
+            return occlude(clean, noise, severity / HIGHEST)
+        if self.name == "frame_drop":
+            has = clean[..., -1] != 0 if modality.ragged else None
+            return drop_steps(clean, noise, severity / HIGHEST, _step_axis(modality), has)
+        if self.name == "desync":
+            return shift_sound(clean, noise, severity / HIGHEST)
         mean, std = self._scale_on(clean.device, modality)
+        if self.name == "salt_and_pepper":
+            assert modality.low is not None
+            assert modality.high is not None
+            return salt_and_pepper(clean, noise, (modality.low - mean) / std, (modality.high - mean) / std)
         picture = _is_picture(modality)
-        shape = (1, *modality.shape[1:]) if picture else modality.shape
-        field = draws.normal(f"corruption/{modality.name}/field", math.prod(shape)).view(-1, *shape)
         width: float | Tensor
         if modality.noise is not None:
             width = modality.noise * severity
         else:
             width = _GREY_LEVELS * severity if picture else std * (severity / HIGHEST)
-        if modality.ragged:  # what says how long a sample is stays as it is, and so does what fills it up
-            steps = clean[..., -1:]
-            field = field[:, : clean.shape[1]] * torch.cat([steps.expand_as(clean[..., 1:]), 0 * steps], dim=-1)
         whole = picture and modality.kind != "flow" and (modality.low, modality.high) == (0, 255)
-        noisy = add_gaussian(clean * std + mean, field, width, modality.low, modality.high, whole)
-        return (noisy - mean) / std, _coin(modality, draws) < _COIN
-
-    def _with_specks(self, clean: Tensor, modality: Modality, severity: float, draws: Draws) -> tuple[Tensor, Tensor]:
-        assert modality.low is not None
-        assert modality.high is not None
-        mean, std = self._scale_on(clean.device, modality)
-        shape = (1, *modality.shape[1:])
-        u = draws.uniform(f"corruption/{modality.name}/specks", math.prod(shape)).view(-1, *shape)
-        specked = salt_and_pepper(
-            clean, salt_and_pepper_mask(u), (modality.low - mean) / std, (modality.high - mean) / std
-        )
-        return specked, _coin(modality, draws) < _COIN * severity / HIGHEST
+        noisy = add_gaussian(clean * std + mean, noise, width, modality.low, modality.high, whole)
+        return (noisy - mean) / std
 
     def _scale_on(self, device: torch.device, modality: Modality) -> tuple[Tensor, Tensor]:
         mean, std = self._scales[modality.name]
@@ -289,13 +372,34 @@ def _is_picture(modality: Modality) -> bool:
     return modality.kind in ("image", "frames", "depth", "flow")
 
 
-def _changes(name: Name, modality: Modality) -> bool:
-    if modality.kind == "text":
+def _step_axis(modality: Modality) -> int:
+    """Where a batch of it has its steps in time: (B, T, D) or (B, channels, T, H, W)."""
+    return 1 if modality.kind == "sequence" else 2
+
+
+def _changes(name: Name, modality: Modality, modalities: tuple[Modality, ...]) -> bool:
+    kind = modality.kind
+    if name in MISSING:
+        return len(modalities) > 1
+    if name == "blur":
+        return kind in ("image", "frames", "depth")
+    if name == "occlusion":
+        return kind in ("image", "frames", "depth", "audio")
+    if name == "frame_drop":
+        return kind in ("frames", "flow", "sequence") and modality.shape[_step_axis(modality) - 1] > 1
+    if name == "desync":
+        return kind == "audio" and any(other.kind in ("frames", "flow") for other in modalities)
+    if kind == "text":
         return modality.blank is not None
     if name == "salt_and_pepper":
         bounded = modality.low is not None and modality.high is not None
-        return bounded and modality.kind in ("image", "frames", "depth")
+        return bounded and kind in ("image", "frames", "depth")
     return name == "gaussian"
+
+
+def _over(rows: Tensor, values: Tensor) -> Tensor:
+    """(B,) in a shape that broadcasts against (B, ...)."""
+    return rows.view(-1, *[1] * (values.dim() - 1))
 
 
 def _scale(modality: Modality) -> tuple[Tensor, Tensor]:
@@ -303,8 +407,3 @@ def _scale(modality: Modality) -> tuple[Tensor, Tensor]:
     behind = 0 if modality.kind in ("sequence", "vector", "text") else len(modality.shape) - 1
     channels = (-1, *(1,) * behind)
     return torch.tensor(modality.mean).view(channels), torch.tensor(modality.std).view(channels)
-
-
-def _coin(modality: Modality, draws: Draws) -> Tensor:
-    """(B,) uniform in [0, 1)."""
-    return draws.uniform(f"corruption/{modality.name}/coin")[:, 0]

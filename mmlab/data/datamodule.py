@@ -52,8 +52,7 @@ class MultimodalDataModule(LightningDataModule):
         self.workers = workers
         self.seed = seed
         self.predict_split: SplitName = "test"
-        self.corruption: Corruption | None = None
-        self.cells: Sequence[Cell] = ()
+        self.corruptions: Sequence[tuple[Corruption, Sequence[Cell]]] = ()
         self._transforms = dataset.transforms()
 
     @cached_property
@@ -120,12 +119,12 @@ class MultimodalDataModule(LightningDataModule):
             inputs[name] = tensor.masked_fill(~has, 0.0)
         on_target = self._transforms.get("target")
         target = batch.target if on_target is None else on_target(batch.target, draws)
-        return Batch(inputs, target, batch.present, batch.index)
+        return Batch(inputs, target, batch.present, batch.index, batch.complete)
 
     @property
     def variants(self) -> int:
-        """In how many variants the test split is seen: as it is, or in each cell of a corruption."""
-        return len(self.cells) if self.corruption else 1
+        """In how many variants the test split is seen: as it is, or in each cell of each corruption."""
+        return sum(len(cells) for _, cells in self.corruptions) or 1
 
     def variants_of(self, batch: Batch) -> Iterator[Batch]:
         """A batch of the test split in each variant, made when it is asked for.
@@ -133,11 +132,10 @@ class MultimodalDataModule(LightningDataModule):
         Args:
             batch: encoder inputs.
         """
-        if self.corruption is None:
+        if not self.corruptions:
             yield batch
-            return
-        for cell in self.cells:
-            yield self.corruption(batch, cell.severity, cell.noise_seed)
+        for corruption, cells in self.corruptions:
+            yield from corruption.each(batch, cells)
 
     def whole(self, name: SplitName) -> DataLoader[Batch]:
         """Raw batches of a whole split in order, each sample once; a method's pass over the training split, say."""

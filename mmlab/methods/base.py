@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mmlab.availability import Combination, every_combination
 from mmlab.backbones.config import Backbones, Choice, build_encoders, own_options
+from mmlab.backbones.shared import once, shared_features
 from mmlab.draws import Draws
 from mmlab.errors import UserError
 from mmlab.losses.late_fusion import mean_counts
@@ -168,7 +169,7 @@ class Method(LightningModule, ABC):
 
     def encode(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Features (B, D) of each modality."""
-        return {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
+        return {name: once(encoder, inputs[name]) for name, encoder in self.encoders.items()}
 
     def begin(self, stage: Stage) -> None:
         """Enters a stage: freezes what it does not train, and nothing else, whatever the stage before it froze.
@@ -354,12 +355,14 @@ class Method(LightningModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the metrics, fused and of each modality."""
-        self._evaluations[0].update(self, batch)
+        with shared_features():
+            self._evaluations[0].update(self, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch, in each of its variants, to the metrics, fused and of each modality."""
-        for evaluation, variant in zip(self._evaluations, self._data.variants_of(batch), strict=True):
-            evaluation.update(self, variant)
+        with shared_features():
+            for evaluation, variant in zip(self._evaluations, self._data.variants_of(batch), strict=True):
+                evaluation.update(self, variant)
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/<metric>`` and ``val/<metric>_<modality>``."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from mmlab.availability import Combination, combination_name, limited
+from mmlab.availability import Combination, combination_name
 from mmlab.errors import UserError
 from mmlab.metrics.margins import LocalMargins, Margins
 from mmlab.types import Batch, Classification, DataSpec, Prediction, Segmentation
@@ -65,11 +65,13 @@ class Evaluation:
         self._loss.update(task.criterion(logits, target))
         self._fused.update(task.decision(logits), target)
         for name, logits in prediction.unimodal.items():
-            has = batch.present[:, self._spec.position(name)]
-            rows = target[has]
+            rows = target
+            if not batch.complete:  # to pick rows is to wait for the device
+                has = batch.present[:, self._spec.position(name)]
+                logits, rows = logits[has], target[has]
             self._seen[name] = self._seen.get(name, 0) + len(rows)
             if len(rows):
-                self._own[name].update(task.decision(logits[has].float()), rows)
+                self._own[name].update(task.decision(logits.float()), rows)
         fuses = prediction.weights is not None and prediction.unimodal.keys() == set(self._spec.names)
         self._late = fuses and isinstance(task, Classification)
         if self._late:
@@ -115,6 +117,7 @@ class CombinationEvaluation:
         self._method = method
         self._spec = spec
         self._tested = list(tested)
+        self._available = torch.tensor(self._tested, device=device)
         metrics = spec.task.metrics()
         self._metrics = [metrics.clone().to(device) for _ in tested]
         self._losses = [MeanMetric(nan_strategy="disable").to(device) for _ in tested]
@@ -124,14 +127,16 @@ class CombinationEvaluation:
     def update(self, method: Decides, batch: Batch) -> None:
         """Lets the method decide on a batch with each combination, and counts what it says."""
         task = self._spec.task
-        presents = [limited(batch.present, combination) for combination in self._tested]
+        presents = [batch.present & combination for combination in self._available]
         for number, prediction in enumerate(method.forward_each(batch.inputs, presents)):
             _check(self._method, self._spec, prediction, len(batch))
-            can = presents[number].any(dim=1)
-            logits, target = prediction.logits[can].float(), batch.target[can]
+            logits, target = prediction.logits, batch.target
+            if not batch.complete:  # to pick rows is to wait for the device
+                can = presents[number].any(dim=1)
+                logits, target = logits[can], target[can]
             self._seen[number] += len(target)
             if len(target):
-                logits = full_size(logits, target)
+                logits = full_size(logits.float(), target)
                 self._losses[number].update(task.criterion(logits, target))
                 self._metrics[number].update(task.decision(logits), target)
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from mmlab.backbones.base import Backbone
 from mmlab.backbones.config import NO_OVERRIDES, Backbones, Choice, widths
 from mmlab.backbones.gaussian import GaussianHead
+from mmlab.backbones.shared import once
 from mmlab.draws import Draws
 from mmlab.errors import UserError
 from mmlab.fusion.joint import ConcatFusion, FiLMFusion, GatedFusion, SumFusion
@@ -225,9 +226,9 @@ class UDML(Method):
         means, stds = {}, {}
         for (name, encoder), has in zip(self.encoders.items(), present.unbind(dim=1), strict=True):
             if isinstance(encoder, Backbone):
-                maps = encoder.maps(inputs[name])
+                maps = once(encoder.maps, inputs[name])
             else:
-                maps = encoder(inputs[name])[:, None, :, None, None]
+                maps = once(encoder, inputs[name])[:, None, :, None, None]
             means[name], stds[name] = self.gaussians[name](maps, has, self.gathered)
         return means, stds
 

@@ -58,7 +58,9 @@ class Unimodal(Method):
 
     def forward(self, inputs: dict[str, Tensor], present: Tensor) -> Prediction:
         """Classifies by the one modality."""
-        features = self.encode(inputs)
+        own = inputs[self.modality]
+        has = present[:, self.position].view(-1, *[1] * (own.dim() - 1))
+        features = self.encode({self.modality: own.masked_fill(~has, 0)})
         logits = self.classifier(features[self.modality])
         return Prediction(logits, unimodal={self.modality: logits}, features=features)
 

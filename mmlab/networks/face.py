@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmlab.backbones.base import Backbone
 from mmlab.backbones.config import widths
 from mmlab.backbones.face_resnet import residual_stage, start
+from mmlab.backbones.shared import once
 from mmlab.networks.base import Features, Network, SecondHead
 from mmlab.networks.vector import LinearHead
 
@@ -42,7 +43,7 @@ class FaceNetwork(Network):
         maps = []
         for name, encoder in self.encoders.items():
             assert isinstance(encoder, Backbone)
-            maps.append(encoder.picture_maps(inputs[name]))
+            maps.append(once(encoder.picture_maps, inputs[name]))
         return maps
 
     def fuse(self, encoded: list[Tensor], present: Tensor) -> Features:

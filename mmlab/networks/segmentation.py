@@ -13,6 +13,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from mmlab.backbones.pyramids import STRIDES, Pyramid
+from mmlab.backbones.shared import once
 from mmlab.errors import UserError
 from mmlab.networks.base import Features, Network, SecondHead
 from mmlab.networks.blocks import ChannelGate, convolution
@@ -72,7 +73,7 @@ class SegmentationNetwork(Network):
 
     def encode(self, inputs: dict[str, Tensor]) -> list[Tensor]:
         """Each modality's map after the first stage, the only one before which nothing is joined."""
-        return [cast(Pyramid, encoder).stages[0](inputs[name]) for name, encoder in self.encoders.items()]
+        return [once(cast(Pyramid, encoder).stages[0], inputs[name]) for name, encoder in self.encoders.items()]
 
     def fuse(self, encoded: list[Tensor], present: Tensor) -> Features:
         """The last sum as ``deep``, those of the second to the fourth stage as ``skips``."""

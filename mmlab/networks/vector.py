@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlab.backbones.config import widths
+from mmlab.backbones.shared import once
 from mmlab.networks.base import Decision, Features, Head, Network, SecondHead
 
 
@@ -28,7 +29,7 @@ class VectorNetwork(Network):
 
     def encode(self, inputs: dict[str, Tensor]) -> list[Tensor]:
         """Each modality's features (B, D_m), of all samples: a batch normalisation within an encoder sees them all."""
-        return [encoder(inputs[name]) for name, encoder in self.encoders.items()]
+        return [once(encoder, inputs[name]) for name, encoder in self.encoders.items()]
 
     def fuse(self, encoded: list[Tensor], present: Tensor) -> Features:
         """(B, D_1 + ... + D_M), zero where a modality is missing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +34,37 @@ def make_cells(name: Name, severities: list[float], noise_seeds: int) -> list[Ce
 
 
 def evaluate_corrupted(
-    trainer: Trainer, method: Method, data: MultimodalDataModule, corruption: Corruption, cells: list[Cell]
+    trainer: Trainer, method: Method, data: MultimodalDataModule, plan: Sequence[tuple[Corruption, Sequence[Cell]]]
 ) -> list[dict[str, Any]]:
-    """The test metrics of each cell, as plain data.
+    """The test metrics of each cell, in order, as plain data.
 
     Args:
         trainer: runs the test.
         method: with its weights loaded.
         data: whose test split is corrupted.
-        corruption: of its encoder inputs.
-        cells: which severities and noise seeds.
+        plan: corruptions of its encoder inputs, and the severities and noise seeds of each.
     """
-    data.corruption, data.cells = corruption, cells
+    data.corruptions = plan
     (values,) = trainer.test(method, datamodule=data, verbose=False)
-    rows = []
-    for number, cell in enumerate(cells):
-        prefix = f"test/{number}/" if len(cells) > 1 else "test/"
-        own = {key.removeprefix(prefix): round(value, 6) for key, value in values.items() if key.startswith(prefix)}
-        rows.append({"severity": cell.severity, "noise_seed": cell.noise_seed, "test": own})
-    return rows
+    own: dict[int, dict[str, float]] = {number: {} for number in range(data.variants)}
+    for name, value in values.items():
+        number, _, key = name.removeprefix("test/").rpartition("/")
+        own[int(number or 0)][key] = round(value, 6)
+    cells = [cell for _, cells in plan for cell in cells]
+    return [
+        {"severity": cell.severity, "noise_seed": cell.noise_seed, "test": test}
+        for cell, test in zip(cells, own.values(), strict=True)
+    ]
+
+
+def identify(method: Method, data: MultimodalDataModule, config: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """What was tested on what: the run as result.json describes it, its config, and the checkpoint's SHA-256."""
+    return {
+        **describe(method, data, config["seed"]),
+        "config": config,
+        "partial": partial(config),
+        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+    }
 
 
 def write_corrupted(
@@ -60,6 +73,7 @@ def write_corrupted(
     method: Method,
     data: MultimodalDataModule,
     config: dict[str, Any],
+    corruption: Corruption,
     rows: list[dict[str, Any]],
 ) -> str:
     """Writes the cells with everything that a table needs of the run.
@@ -71,23 +85,17 @@ def write_corrupted(
         folder: of the run.
         checkpoint: that was tested.
         method: with its weights.
-        data: with its corruption.
+        data: that it was tested on.
         config: of the run.
+        corruption: of the test split.
         rows: from :func:`evaluate_corrupted`.
 
     Returns:
         A line that says where the results are.
     """
-    assert data.corruption is not None
-    file = folder.corrupted(data.corruption.name)
-    identity = {
-        **describe(method, data, config["seed"]),
-        "config": config,
-        "partial": partial(config),
-        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
-        "corruption": data.corruption.name,
-        "corrupted": list(data.corruption.touched),
-    }
+    file = folder.corrupted(corruption.name)
+    identity = identify(method, data, config, checkpoint)
+    identity |= {"corruption": corruption.name, "corrupted": list(corruption.touched)}
     before = read_json(file) if file.is_file() else {}
     if identity["partial"] and before.get("partial") == []:
         return f"{file} holds results of the whole test split, which stay: nothing is written."

@@ -41,7 +41,7 @@ class Plan:
         patience: epochs without a better validation metric before a stage stops; 0 never stops.
         checkpoint_every: training steps between checkpoints within an epoch; 0 for none.
         make_trainer: a Trainer as configured, from more callbacks, loggers and a number of epochs (None: as is).
-        loggers: besides metrics.csv.
+        loggers: a stage's, besides metrics.csv, from what stands before its names: nothing for the last stage.
         config: the whole config, for result.json.
     """
 
@@ -52,7 +52,7 @@ class Plan:
     patience: int
     checkpoint_every: int
     make_trainer: Callable[[list[Callback], list[Logger], int | None], Trainer]
-    loggers: list[Logger]
+    loggers: Callable[[str], list[Logger]]
     config: dict[str, Any]
 
 
@@ -177,7 +177,9 @@ def _fit_stage(
     callbacks = [stopwatch, RandomState(), best, *_last(checkpoints, plan.checkpoint_every), SaveOnTermination(last)]
     if plan.patience:
         callbacks.append(EarlyStopping(f"val/{method.monitor}", mode=method.spec.task.mode, patience=plan.patience))
-    loggers = [MetricsFile(plan.folder.metrics, stage.name), *plan.loggers]
+    # What every method has is called the same in all of them; earlier stages are a matter of some.
+    prefix = "" if stage.name == method.stages()[-1].name else stage.name
+    loggers = [MetricsFile(plan.folder.metrics, stage.name), *plan.loggers(prefix)]
     resumed = plan.resume and last.is_file()
     epochs = stage.epochs
     if resumed:

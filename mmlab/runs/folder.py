@@ -25,6 +25,9 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.predictions = self.path / "predictions.csv"
         self.pictures = self.path / "pictures"
+        self.robustness = self.path / "robustness.json"
+        self.robustness_table = self.path / "robustness.csv"
+        self.robustness_curves = self.path / "robustness.png"
         self.wandb_id = self.path / "wandb_id.txt"
 
     def corrupted(self, corruption: str) -> Path:

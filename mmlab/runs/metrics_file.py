@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mmlab.runs.folder import write_text
 
+PREFIXES = ("train/", "val/", "gradient/")
 Rows = dict[tuple[str, int], dict[str, float]]
 
 
@@ -49,7 +50,7 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Takes up what belongs to an epoch; values of single steps (``step/...``) go to W&B only."""
-        values = {key: value for key, value in metrics.items() if key == "lr" or key.startswith(("train/", "val/"))}
+        values = {key: value for key, value in metrics.items() if key == "lr" or key.startswith(PREFIXES)}
         if not values or "epoch" not in metrics:
             return
         if self._rows is None:

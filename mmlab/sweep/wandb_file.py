@@ -34,12 +34,12 @@ def write_wandb_sweep(
         random_settings: how many settings to draw; None for every combination.
         flags: for every run.
         test: whether each run is tested at its end.
-        metric: the selecting one, without ``val/``.
+        metric: the selecting one, without ``val/``; the sweep goes by its value of each run's selected checkpoint.
     """
     given = ["--config", str(config)] if config else []
     content: dict[str, Any] = {
         "method": "grid" if random_settings is None else "random",
-        "metric": {"name": f"val/{metric}", "goal": "minimize" if is_error(metric) else "maximize"},
+        "metric": {"name": f"best/{metric}", "goal": "minimize" if is_error(metric) else "maximize"},
         "parameters": {
             **{key: _parameter(values) for key, values in space.items()},
             "seed": {"values": list(seeds)},

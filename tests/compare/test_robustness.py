@@ -197,7 +197,7 @@ def test_what_is_no_test_under_the_corruption_is_named_and_left_out(tmp_path: Pa
         ("--corruption gaussian --curves a.pdf", ["a.pdf", "ends in .png"]),
         ("--curves a.png", ["--curves", "--corruption gaussian"]),
         ("--corruption", ["--corruption", "expected one argument"]),
-        ("--base MNL --seeds 3", ["no option '--seeds'", "--corruption and --curves"]),
+        ("--base MNL --seeds 3", ["no option '--seeds'", "--robustness, --diagnosis and --curves"]),
         ("--corruption gaussian --baseline MNL", ["--baseline compares tests without corruption"]),
         ("--corruption gaussian --out report", ["--out writes a report with every corruption"]),
     ],

@@ -86,7 +86,7 @@ def test_the_file_for_wandb_gives_commands_that_parse(mmlab) -> None:
     content = yaml.safe_load(Path("own/w.yaml").read_text())
     assert content["method"] == "random"
     assert content["run_cap"] == 20
-    assert content["metric"] == {"name": "val/acc", "goal": "maximize"}
+    assert content["metric"] == {"name": "best/acc", "goal": "maximize"}
     parameters = content["parameters"]
     assert parameters["model.lam"] == {"values": [0.5, 1]}
     assert parameters["seed"] == {"values": [0, 1]}
@@ -108,7 +108,7 @@ def test_a_grid_for_wandb_and_an_error_to_minimise(mmlab) -> None:
     content = yaml.safe_load(Path("w.yaml").read_text())
     assert content["method"] == "grid"
     assert "run_cap" not in content
-    assert content["metric"] == {"name": "val/MAE", "goal": "minimize"}
+    assert content["metric"] == {"name": "best/MAE", "goal": "minimize"}
 
 
 def test_gpus_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

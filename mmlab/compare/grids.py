@@ -1,0 +1,63 @@
+"""The tables of ``mmlab compare --robustness``: what each method keeps under each corruption, for each data set."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from mmlab.compare.results import Result, dataset
+from mmlab.compare.rows import by_label, cell, heading, scale, seeds, spread, warnings
+from mmlab.compare.table import markdown
+
+SUMMARY = ("average", "worst")
+
+
+def grid_tables(results: list[Result]) -> list[str]:
+    """A Markdown table for each data set and metric: the area under each corruption's curve, average and worst cell.
+
+    Args:
+        results: contents of robustness.json files.
+    """
+    groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    for result in results:
+        groups[dataset(result), result["metric"]].append(result)
+    return [_table(name, metric, group, results) for (name, metric), group in sorted(groups.items())]
+
+
+def _table(name: str, metric: str, results: list[Result], read: list[Result]) -> str:
+    rows = by_label(results, read)
+    corruptions = list(dict.fromkeys(corruption for result in results for corruption in result["auc"]))
+
+    def shown(runs: list[Result], column: str) -> str:
+        known = ((run["seed"], _values(run).get(column)) for run in runs)
+        return cell(spread((seed, scale(metric) * value) for seed, value in known if value is not None), metric)
+
+    return markdown(
+        f"**{name}**, test {heading(metric)}, {results[0]['splits']['test']['samples']} samples, mean ± standard "
+        f"deviation over seeds: area under the curve over severity with all modalities, its average over all "
+        f"corruptions and subsets of modalities, and the worst cell",
+        ["method", "seeds", *corruptions, *SUMMARY],
+        [
+            [label, len(seeds(runs)), *(shown(runs, column) for column in (*corruptions, *SUMMARY))]
+            for label, runs in rows.items()
+        ],
+        [*warnings(rows), *_own_warnings(results)],
+    )
+
+
+def _values(run: Result) -> dict[str, float]:
+    # The last is the largest combination: all modalities, or all that the method decides with.
+    areas = {corruption: list(by_subset.values())[-1] for corruption, by_subset in run["auc"].items()}
+    return areas | {"average": run["average"], "worst": run["worst"]["value"]}
+
+
+def _own_warnings(results: list[Result]) -> list[str]:
+    found = []
+    cells = {
+        frozenset((one.get("corruption"), one["severity"], one["noise_seed"]) for one in result["cells"])
+        for result in results
+    }
+    if len(cells) > 1:
+        found.append("Not comparable: these runs were tested in different cells.")
+    if len({frozenset(next(iter(result["auc"].values()), {})) for result in results}) > 1:
+        found.append("Averages and worst cells are not comparable: these methods decide with different subsets.")
+    return found

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from mmlab.compare.diagnosis import diagnosis_tables
+from mmlab.compare.diagnosis import diagnosis_sheets
 from mmlab.compare.gather import Table, gather
-from mmlab.compare.grids import grid_tables
-from mmlab.compare.results import corruptions, read_diagnoses, read_grids, read_results
+from mmlab.compare.grids import curves_of, grid_sheets
+from mmlab.compare.results import Result, corruptions, dataset, read_diagnoses, read_grids, read_results
 from mmlab.compare.robustness import Robustness, robustness, robustness_table
 from mmlab.compare.table import results_table
 from mmlab.errors import UserError
@@ -42,8 +43,14 @@ def compare(words: list[str]) -> None:
     if options.baseline:
         _compare_with(tables, options.baseline)
     if options.out:
-        tests, not_tested = _all_robustness(options.folders, options.metric)
-        page = write_report(tables, tests, options.baseline, left_out + not_tested, options.out)
+        grids, without_grid = _below(options.folders, "robustness.json", read_grids)
+        diagnoses, undiagnosed = _below(
+            options.folders, "diagnosis.json", lambda folders: read_diagnoses(folders, options.split)
+        )
+        tests, not_tested = _all_robustness(options.folders, grids, options.metric)
+        sheets = [*grid_sheets(grids), *diagnosis_sheets(diagnoses)]
+        left_out += [*not_tested, *without_grid, *undiagnosed]
+        page = write_report(tables, tests, sheets, options.baseline, left_out, options.out)
         print(f"\nreport: {page}")
 
 
@@ -135,7 +142,7 @@ def _compare_grids(options: argparse.Namespace) -> None:
         raise UserError(f"only the test split is ever corrupted; leave out --split {options.split}.")
     results, left_out = read_grids(options.folders)
     _name(left_out)
-    print("\n\n".join(grid_tables(results)))
+    print("\n\n".join(sheet.markdown() for sheet in grid_sheets(results)))
 
 
 def _compare_diagnoses(options: argparse.Namespace) -> None:
@@ -145,7 +152,7 @@ def _compare_diagnoses(options: argparse.Namespace) -> None:
             raise UserError(f"--diagnosis prints one table a data set and nothing else; leave out {flag}.")
     results, left_out = read_diagnoses(options.folders, options.split)
     _name(left_out)
-    print("\n\n".join(diagnosis_tables(results)))
+    print("\n\n".join(sheet.markdown() for sheet in diagnosis_sheets(results)))
 
 
 def _compare_with(tables: list[Table], baseline: str) -> None:
@@ -158,8 +165,24 @@ def _compare_with(tables: list[Table], baseline: str) -> None:
             print("\n" + differences_table(table, row, differences(table, row, table.decisive())))
 
 
-def _all_robustness(folders: list[Path], metric: str | None) -> tuple[list[Robustness], list[str]]:
-    """The tests under every corruption there is, and sentences on what can't be shown of them."""
+def _below(
+    folders: list[Path], name: str, read: Callable[[list[Path]], tuple[list[Result], list[str]]]
+) -> tuple[list[Result], list[str]]:
+    """What the files of a name hold that not every run has, and sentences on those that can't be read."""
+    if not any(any(folder.rglob(name)) for folder in folders):
+        return [], []
+    try:
+        results, unread = read(folders)
+    except UserError as error:
+        return [], [str(error)]
+    return results, [sentence for sentence in unread if not sentence.endswith(f"it has no {name}")]
+
+
+def _all_robustness(folders: list[Path], grids: list[Result], metric: str | None) -> tuple[list[Robustness], list[str]]:
+    """The tests under every corruption there is, and sentences on what can't be shown of them.
+
+    A corruption that ``mmlab test`` tested on a data set is taken from there, any other from the grids.
+    """
     found: list[Robustness] = []
     left_out = []
     for name in corruptions(folders):
@@ -170,6 +193,10 @@ def _all_robustness(folders: list[Path], metric: str | None) -> tuple[list[Robus
             left_out.append(str(error))
         else:
             left_out += [sentence for sentence in unread if "not tested under" not in sentence]
+    tested = {(each.dataset, each.corruption) for each in found}
+    for name in dict.fromkeys(corruption for grid in grids for corruption in grid["auc"]):
+        fresh = [grid for grid in curves_of(grids, name) if (dataset(grid), name) not in tested]
+        found += robustness(fresh, metric.split(",")[0] if metric else None) if fresh else []
     return found, left_out
 
 

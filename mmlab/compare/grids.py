@@ -1,4 +1,4 @@
-"""The tables of ``mmlab compare --robustness``: what each method keeps under each corruption, for each data set."""
+"""What ``mmlab robustness`` measured, for tables and curves: what each method keeps under each corruption."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections import defaultdict
 
 from mmlab.compare.results import Result, dataset
 from mmlab.compare.rows import by_label, cell, heading, scale, seeds, spread, warnings
-from mmlab.compare.table import markdown
+from mmlab.compare.table import Sheet
 
+CLEAN = "none"
+"""The corruption of the cells in which nothing is corrupted, which all curves share."""
 SUMMARY = ("average", "worst")
 
 
-def grid_tables(results: list[Result]) -> list[str]:
-    """A Markdown table for each data set and metric: the area under each corruption's curve, average and worst cell.
+def grid_sheets(results: list[Result]) -> list[Sheet]:
+    """A table for each data set and metric: the area under each corruption's curve, average and worst cell.
 
     Args:
         results: contents of robustness.json files.
@@ -20,10 +22,29 @@ def grid_tables(results: list[Result]) -> list[str]:
     groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
         groups[dataset(result), result["metric"]].append(result)
-    return [_table(name, metric, group, results) for (name, metric), group in sorted(groups.items())]
+    return [_sheet(name, metric, group, results) for (name, metric), group in sorted(groups.items())]
 
 
-def _table(name: str, metric: str, results: list[Result], read: list[Result]) -> str:
+def curves_of(results: list[Result], corruption: str) -> list[Result]:
+    """Grids' cells under one corruption, in the form of corruption_<name>.json files.
+
+    Args:
+        results: contents of robustness.json files; those that lack the corruption are left out.
+        corruption: its name.
+    """
+    return [
+        result
+        | {
+            "corruption": corruption,
+            "corrupted": result["corrupted"][corruption],
+            "cells": [cell for cell in result["cells"] if cell["corruption"] in (CLEAN, corruption)],
+        }
+        for result in results
+        if corruption in result["auc"]
+    ]
+
+
+def _sheet(name: str, metric: str, results: list[Result], read: list[Result]) -> Sheet:
     rows = by_label(results, read)
     corruptions = list(dict.fromkeys(corruption for result in results for corruption in result["auc"]))
 
@@ -31,16 +52,18 @@ def _table(name: str, metric: str, results: list[Result], read: list[Result]) ->
         known = ((run["seed"], _values(run).get(column)) for run in runs)
         return cell(spread((seed, scale(metric) * value) for seed, value in known if value is not None), metric)
 
-    return markdown(
-        f"**{name}**, test {heading(metric)}, {results[0]['splits']['test']['samples']} samples, mean ± standard "
+    return Sheet(
+        name,
+        "Robustness",
+        f"test {heading(metric)}, {results[0]['splits']['test']['samples']} samples, mean ± standard "
         f"deviation over seeds: area under the curve over severity with all modalities, its average over all "
         f"corruptions and subsets of modalities, and the worst cell",
-        ["method", "seeds", *corruptions, *SUMMARY],
-        [
-            [label, len(seeds(runs)), *(shown(runs, column) for column in (*corruptions, *SUMMARY))]
+        ("method", "seeds", *corruptions, *SUMMARY),
+        tuple(
+            (label, str(len(seeds(runs))), *(shown(runs, column) for column in (*corruptions, *SUMMARY)))
             for label, runs in rows.items()
-        ],
-        [*warnings(rows), *_own_warnings(results)],
+        ),
+        (*warnings(rows), *_own_warnings(results)),
     )
 
 

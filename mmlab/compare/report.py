@@ -23,7 +23,7 @@ from mmlab.compare.results import Result
 from mmlab.compare.robustness import Robustness, robustness_table
 from mmlab.compare.rows import cell, heading, is_error, seeds
 from mmlab.compare.spreadsheets import means_csv, runs_csv
-from mmlab.compare.table import results_table
+from mmlab.compare.table import Sheet, results_table
 from mmlab.errors import UserError
 from mmlab.runs.folder import write_text
 
@@ -57,6 +57,7 @@ class Section:
     baseline: str | None
     compared: list[Differences]
     robustness: list[Robustness]
+    sheets: list[Sheet]
     pictures: list[Picture]
     protocol: str
     seeds: str
@@ -78,13 +79,19 @@ def check_folder(out: Path) -> None:
 
 
 def write_report(
-    tables: list[Table], tests: list[Robustness], baseline: str | None, left_out: list[str], out: Path
+    tables: list[Table],
+    tests: list[Robustness],
+    sheets: list[Sheet],
+    baseline: str | None,
+    left_out: list[str],
+    out: Path,
 ) -> Path:
     """Writes the report; an older one is replaced file by file, the page last.
 
     Args:
         tables: one for each data set.
         tests: under corruptions.
+        sheets: further tables, of grids and diagnoses.
         baseline: the label or method that others are compared with; None for the usual ones.
         left_out: sentences on what could not be read.
         out: the folder.
@@ -92,7 +99,7 @@ def write_report(
     Returns:
         The page.
     """
-    sections = [_section(table, tests, baseline, out) for table in tables]
+    sections = [_section(table, tests, sheets, baseline, out) for table in tables]
     ranks = rank(tables)
     write_text(out / "table.md", _markdown(sections, ranks) + "\n")
     write_text(out / "table.tex", latex(tables))
@@ -108,7 +115,7 @@ def write_report(
     return out / "index.html"
 
 
-def _section(table: Table, tests: list[Robustness], wanted: str | None, out: Path) -> Section:
+def _section(table: Table, tests: list[Robustness], sheets: list[Sheet], wanted: str | None, out: Path) -> Section:
     baseline = find_baseline(table, wanted)
     compared = [differences(table, baseline, column) for column in _columns_by_weight(table)] if baseline else []
     own = [test for test in tests if test.dataset == table.dataset]
@@ -120,6 +127,7 @@ def _section(table: Table, tests: list[Robustness], wanted: str | None, out: Pat
         baseline=baseline,
         compared=[found for found in compared if found.rows or found.left_out],
         robustness=own,
+        sheets=[sheet for sheet in sheets if sheet.dataset == table.dataset],
         pictures=_pictures(table, own, out),
         protocol=", ".join(sorted({str(run["protocol"]) for run in runs})),
         seeds=_spans(sorted(seeds(runs))),
@@ -177,12 +185,12 @@ def _pictures(table: Table, tests: list[Robustness], out: Path) -> list[Picture]
                 f"Validation {heading(column.metric)}, {column.title}, over the epochs; a line for each seed.",
             )
         )
-    for test in tests:
-        file = f"pictures/{name}-{test.corruption}.svg"
-        draw_robustness([test], out / file)
-        words = f"{test.corruption} on {', '.join(test.corrupted)}"
-        text = f"test {heading(test.metric)} over the severity of {words}; bars are a standard deviation over seeds."
-        found.append(_picture(out, file, f"Robustness: {words}", text))
+    if tests:
+        file = f"pictures/{name}-robustness.svg"
+        draw_robustness(tests, out / file)
+        words = "; ".join(f"{test.corruption} on {', '.join(test.corrupted)}" for test in tests)
+        text = f"Test {heading(tests[0].metric)} over severity: {words}; bars are a standard deviation over seeds."
+        found.append(_picture(out, file, "Under corruption", text))
     return found
 
 
@@ -237,6 +245,7 @@ def _markdown(sections: list[Section], ranks: Ranks | None) -> str:
         parts.append(results_table(section.table))
         parts += [differences_table(section.table, section.baseline or "", found) for found in section.compared[:1]]
         parts += map(robustness_table, section.robustness)
+        parts += [sheet.markdown() for sheet in section.sheets]
     if ranks:
         rows = "\n".join(f"| {method} | {ranks.mean(method):.2f} |" for method in ranks.places)
         parts.append(

@@ -159,8 +159,12 @@ def _lacking_in_grid(result: Any) -> list[str]:
         isinstance(row, dict) and row and all(isinstance(area, NUMBER) for area in row.values()) for row in areas
     ):
         wrong.append("auc")
-    if "cells" not in wrong and not _are_cells(result["cells"]):
+    if "cells" not in wrong and not (
+        _are_cells(result["cells"]) and all(isinstance(cell.get("corruption"), str) for cell in result["cells"])
+    ):
         wrong.append("cells")
+    if not {"auc", "corrupted"} & {*wrong} and not result["auc"].keys() <= result["corrupted"].keys():
+        wrong.append("corrupted modalities")
     return wrong
 
 

@@ -3,9 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mmlab.compare.gather import Table
 from mmlab.compare.rows import seeds
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table that is the same in the terminal and on a report's page.
+
+    Attributes:
+        dataset: that it is about, with its variant.
+        title: a few words.
+        text: what the numbers are.
+        head: over the columns.
+        rows: the first cell names the row.
+        warnings: what to beware of in comparing the rows.
+    """
+
+    dataset: str
+    title: str
+    text: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    warnings: tuple[str, ...]
+
+    def markdown(self) -> str:
+        """As Markdown."""
+        return markdown(f"**{self.dataset}**, {self.text}", self.head, self.rows, self.warnings)
 
 
 def results_table(found: Table) -> str:

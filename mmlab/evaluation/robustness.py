@@ -13,7 +13,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from mmlab.availability import combination_name
-from mmlab.data.corruption import Cell, Corruption
+from mmlab.data.corruption import MISSING, Cell, Corruption
 from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.evaluation.robustness_picture import draw_grid
 from mmlab.methods.base import Method
@@ -56,8 +56,9 @@ def area_under(curve: dict[float, float]) -> float:
 def evaluate_grid(trainer: Trainer, method: Method, data: MultimodalDataModule, plan: Plan) -> dict[str, Any]:
     """The metrics of every cell, with every combination of modalities that the method is tested with, and a summary.
 
-    A sample counts for a combination only if it has one of its modalities; under missing modalities, what was dropped
-    it hasn't.
+    A sample counts for a combination only if it has one of its modalities. Missing modalities are themselves a draw of
+    a combination for each sample, so that they are kept with all modalities alone: with fewer, a severity would only
+    say which samples count.
 
     Args:
         trainer: runs the test.
@@ -138,13 +139,18 @@ def _suffixes(method: Method) -> dict[str, str]:
     return {name: "" if whole else f"_{name}" for name, whole in names.items()}
 
 
+def _counted(corruption: str, suffixes: dict[str, str]) -> dict[str, str]:
+    """The combinations that count under a corruption; the largest is the last."""
+    return dict(list(suffixes.items())[-1:]) if corruption in MISSING else suffixes
+
+
 def _curves(cells: list[dict[str, Any]], corruptions: list[str], suffixes: dict[str, str], metric: str) -> Curves:
     """By corruption, subset and severity, the mean over noise seeds."""
     curves: Curves = {}
     for name in corruptions:
         own = [cell for cell in cells if cell["corruption"] in (name, CLEAN)]
         curves[name] = {}
-        for subset, suffix in suffixes.items():
+        for subset, suffix in _counted(name, suffixes).items():
             by_severity: dict[float, list[float]] = defaultdict(list)
             for cell in own:
                 if metric + suffix in cell["test"]:  # a combination that no sample has any part of has no number
@@ -162,7 +168,7 @@ def _worst(cells: list[dict[str, Any]], suffixes: dict[str, str], metric: str, m
             **{key: cell[key] for key in ("corruption", "severity", "noise_seed")},
         }
         for cell in cells
-        for subset, suffix in suffixes.items()
+        for subset, suffix in _counted(cell["corruption"], suffixes).items()
         if metric + suffix in cell["test"]
     ]
     return (min if mode == "max" else max)(every, key=lambda each: each["value"])
@@ -178,7 +184,7 @@ def _table(cells: list[dict[str, Any]], suffixes: dict[str, str]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["subset", "corruption", "severity", "noise_seed", *metrics])
     for cell in cells:
-        for subset, suffix in suffixes.items():
+        for subset, suffix in _counted(cell["corruption"], suffixes).items():
             values = [cell["test"].get(metric + suffix, "") for metric in metrics]
             writer.writerow([subset, cell["corruption"], cell["severity"], cell["noise_seed"], *values])
     return out.getvalue()

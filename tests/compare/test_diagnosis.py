@@ -4,24 +4,7 @@ import pytest
 
 from mmlab.compare.command import compare
 from mmlab.errors import UserError
-from tests.compare.made import result, write
-
-
-def diagnosis(method: str = "MNL", seed: int = 0, own: float = 0.5, **changes: object) -> dict:
-    return (
-        result(
-            method,
-            seed,
-            split="test",
-            metric="acc",
-            value="acc",
-            own_head={"audio": own, "image": 0.25},
-            probe={"audio": own + 0.1},
-            shapley={"audio": 0.3, "image": -0.05},
-            ece={"fused": 0.125, "audio": 0.3},
-        )
-        | changes
-    )
+from tests.compare.made import diagnosis, write
 
 
 def printed(capsys, words: list[str]) -> tuple[list[str], str]:

@@ -9,33 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compare.made import write
-
-
-def grid(method: str = "MNL", seed: int = 0, blur: float = 0.8, **changes: object) -> dict:
-    size = {"samples": 40, "sha256": "0" * 64}
-    content = {
-        "method": method,
-        "dataset": "AVDigits",
-        "protocol": "honest",
-        "seed": seed,
-        "modalities": ["audio", "image"],
-        "splits": {"train": size, "val": size, "test": size},
-        "metric": "acc",
-        "mode": "max",
-        "corrupted": {"blur": ["image"], "missing": ["audio", "image"]},
-        "cells": [
-            {"corruption": name, "severity": severity, "noise_seed": 0, "test": {"acc": blur}}
-            for name, severity in (("none", 0.0), ("blur", 10.0), ("missing", 10.0))
-        ],
-        "auc": {
-            "blur": {"audio": 0.1, "image": 0.2, "audio+image": blur},
-            "missing": {"audio": 0.3, "image": 0.4, "audio+image": 0.5},
-        },
-        "average": 0.4,
-        "worst": {"value": 0.05, "subset": "audio"},
-    }
-    return content | changes
+from tests.compare.made import grid, write
 
 
 def table(mmlab, *grids: object) -> list[str]:

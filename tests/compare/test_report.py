@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 
-from tests.compare.made import result, write
+from tests.compare.made import diagnosis, grid, result, write
 
 METHODS = {"LateFusion": (0.5, 0.6, 0.7), "MNL": (0.52, 0.61, 0.75), "QMF": (0.4, 0.5, 0.6), "PDF": (0.3, 0.2, 0.3)}
 
@@ -94,7 +94,7 @@ def test_a_report_holds_tables_tests_ranks_and_pictures(mmlab, runs: Path) -> No
     assert out.endswith("\nreport: report/index.html\n")
     assert out.startswith(mmlab("compare runs").rstrip("\n"))
     files = {str(file.relative_to("report")) for file in Path("report").rglob("*") if file.is_file()}
-    pictures = {"a-balance", "a-learning", "a-gaussian", "b-balance", "c-balance", "ranks"}
+    pictures = {"a-balance", "a-learning", "a-robustness", "b-balance", "c-balance", "ranks"}
     tables = {"index.html", "table.md", "table.tex", "table.csv", "runs.csv"}
     assert files == tables | {f"pictures/{name}.svg" for name in pictures}
     text = Path("report/index.html").read_text()
@@ -128,6 +128,27 @@ def test_the_page_needs_nothing_but_itself(mmlab, runs: Path) -> None:
     shell = re.sub(r'src="data:.*?"', "", text)
     assert "://" not in shell
     assert "default-src 'none'" in shell
+
+
+def test_grids_and_diagnoses_have_their_place(mmlab, runs: Path) -> None:
+    for method, value in (("MNL", 0.75), ("LateFusion", 0.5)):
+        own = {"dataset": "B", "dataset_details": {}}
+        write(runs / "B" / method, *(grid(method, seed, value, **own) for seed in range(3)), name="robustness.json")
+        write(runs / "B" / method, *(diagnosis(method, seed, value, **own) for seed in range(3)), name="diagnosis.json")
+    (runs / "B" / "MNL" / "run2" / "robustness.json").write_text("{}")
+    mmlab("compare runs --out report")
+    text = Path("report/index.html").read_text()
+    page = Page(text)
+    for command in ("--robustness", "--diagnosis"):
+        table = [line for line in mmlab(f"compare runs {command}").splitlines() if line.startswith("| MNL")]
+        assert [cell.strip() for cell in table[0].strip("|").split("|")] in page.rows
+        assert table[0] in Path("report/table.md").read_text()
+    assert ["MNL", "2", "75.0 ± 0.0", "75.0 ± 0.0"] in page.rows  # blur, at severities 0 and 10
+    assert ["LateFusion", "3", "50.0 ± 0.0", "50.0 ± 0.0"] in page.rows
+    assert Path("report/pictures/b-robustness.svg").is_file()
+    assert not Path("report/pictures/c-robustness.svg").exists()
+    assert "run2/robustness.json: no result of a run, it has no method" in text
+    assert "it has no diagnosis.json" not in text  # not every run needs one
 
 
 def test_what_is_not_comparable_and_what_was_left_out_is_said(mmlab, runs: Path) -> None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The runs behind the tables in docs/results.md, one core and a minute or two each: every method on four real data sets,
-# the methods for incomplete modalities on four too, and those for sentiment on one, five seeds. On sound and image, late fusion is tested under Gaussian
-# noise too, with five noise seeds.
+# the methods for incomplete modalities on four too, and those for sentiment on one, five seeds. On sound and image, late
+# fusion is tested under Gaussian noise too, with five noise seeds. Three sets have a robustness grid and a diagnosis.
 # Finished runs are skipped, a stopped one is resumed. The result files go to results/, everything else stays in runs/.
 #
 #   bash benchmarks/results.sh .venv/bin/mmlab
@@ -13,12 +13,20 @@ export OMP_NUM_THREADS=1
 one() {
   name="$1/$2/seed$3"
   run="runs/table/${name}"
-  noisy=""
+  noisy="" grid=""
   case "$1 $2" in
     avdigits\ *fusion | avdigits\ mnl* | avdigits\ qmf | avdigits\ pdf) noisy=corruption_gaussian.json ;;
     gridletters\ *fusion | gridletters\ mnl* | gridletters\ qmf | gridletters\ pdf) noisy=corruption_gaussian.json ;;
   esac
-  if [ -f "results/${name}/result.json" ] && [ -f "results/${name}/${noisy:-result.json}" ]; then return; fi
+  case "$1 $2" in
+    *all_epochs) ;;
+    gridwords\ * | ldrawparts\ * | missing/avdigits\ *) grid="robustness.json diagnosis.json" ;;
+  esac
+  missing=""
+  for file in result.json ${noisy} ${grid}; do
+    if [ ! -f "results/${name}/${file}" ]; then missing=yes; fi
+  done
+  if [ -z "${missing}" ]; then return; fi
   if [ -f "${run}/config.yaml" ]; then
     nice -n 19 ${command} fit --resume "${run}"
   else
@@ -29,6 +37,11 @@ one() {
   if [ -n "${noisy}" ]; then
     nice -n 19 ${command} test --run "${run}" --corruption gaussian --severity 0,5,10 --noise_seeds 5
     cp "${run}/${noisy}" "results/${name}/"
+  fi
+  if [ -n "${grid}" ]; then
+    nice -n 19 ${command} robustness --run "${run}" --trainer.enable_progress_bar false
+    nice -n 19 ${command} diagnose --run "${run}"
+    for file in ${grid}; do cp "${run}/${file}" "results/${name}/"; done
   fi
   cp "${run}/result.json" "results/${name}/"
 }

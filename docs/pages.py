@@ -29,7 +29,7 @@ import mmlab.data
 import mmlab.methods
 from mmlab.backbones.config import NO_OVERRIDES
 from mmlab.cli.classes import subclasses
-from mmlab.cli.parser import DESCRIPTIONS
+from mmlab.cli.own_flags import DESCRIPTIONS, FLAGS
 from mmlab.data.base import MultimodalDataset
 from mmlab.methods.base import Method
 
@@ -62,8 +62,10 @@ def module(name: str) -> str:
 
 
 def command(name: str) -> str:
-    """What ``mmlab NAME --help`` says first."""
-    return re.sub(r"(--\w+)", r"`\1`", DESCRIPTIONS[name])
+    """What ``mmlab NAME --help`` says: what the command does, and its own flags."""
+    # Within code, a bar needs no escape and would show it.
+    rows = [f"| `--{flag} {values}` | {text} |" for flag, (values, text) in FLAGS[name].items()]
+    return "\n".join([f"{DESCRIPTIONS[name]}\n", "| flag | meaning |", "| --- | --- |", *rows])
 
 
 def readme(section: str) -> str:

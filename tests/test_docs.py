@@ -94,6 +94,9 @@ def test_everything_that_is_made_is_there(site: Path) -> None:
         "MNL (fusion static)",
     ):
         assert part in text
+    text = (site / "robustness.html").read_text(encoding="utf-8")
+    assert "<code>--severities 0,5,10</code>" in text
+    assert "<code>--again true|false</code>" in text
     assert "0.80" in (site / "data" / "computed.html").read_text(encoding="utf-8"), "a table of a docstring"
 
 

@@ -35,7 +35,8 @@ def test_shell_block(mmlab, block: str) -> None:
 def test_what_a_run_leaves_behind(mmlab) -> None:
     section = SECTIONS["What a run leaves behind"]
     mmlab(f"fit --model MNL --data.dataset Keypad {QUICK} {SMALL} --run_dir run")
-    cells = re.findall(r"^\| (`.*?) \| (.*?) \|$", section, re.MULTILINE)
+    of_fit, later = section.split("Later commands")
+    cells = re.findall(r"^\| (`.*?) \| (.*?) \|$", of_fit, re.MULTILINE)
     named = {name for cell, _ in cells for name in re.findall(r"`(.*?)`", cell)}
     assert named == {path.name for path in Path("run").iterdir()}
     (checkpoints,) = (content for cell, content in cells if "checkpoints" in cell)
@@ -51,6 +52,23 @@ def test_what_a_run_leaves_behind(mmlab) -> None:
     header = Path("val.csv").read_text().splitlines()[0].split(",")
     assert header[:4] == ["id", "target", "prediction", "p_1"]
     assert header[-2:] == ["weight_audio", "weight_image"]
+
+    before = {path.name for path in Path("run").iterdir()}
+    for command in (
+        "validate --run run",
+        "test --run run",
+        "test --run run --corruption gaussian",
+        "predict --run run",
+        "robustness --run run --corruptions gaussian --severities 0,5",
+        "diagnose --run run --features true",
+    ):
+        mmlab(f"{command} --wandb.mode off")
+    files = {
+        name
+        for _, cell in re.findall(r"^\| (`.*?) \| (.*?) \|$", later, re.MULTILINE)
+        for name in re.findall(r"`(.*?)`", cell)
+    }
+    assert files - {"pictures"} == {path.name for path in Path("run").iterdir()} - before
 
 
 def test_methods_and_data_sets_are_those_there_are(mmlab) -> None:

@@ -25,7 +25,7 @@ from mmlab.evaluation.diagnosis_pictures import (
 )
 from mmlab.evaluation.logit_shares import REST
 from mmlab.runs.corrupted import identify
-from mmlab.runs.folder import RunFolder, read_json, write_json, write_text
+from mmlab.runs.folder import RunFolder, read_earlier, write_json, write_text
 from mmlab.runs.tracking import add_to_wandb
 from mmlab.types import Classification
 
@@ -67,7 +67,7 @@ def _diagnose(request: Request, folder: RunFolder, split: SplitName, again: bool
     check_task(opened.method)
     file = folder.path / "diagnosis.json"
     identity = identify(opened.method, opened.data, opened.config, opened.checkpoint) | {"split": split}
-    before = read_json(file) if file.is_file() and not again else {}
+    before = {} if again else read_earlier(file)
     drawn = not features or (folder.path / "features.png").is_file()
     if drawn and all(before.get(key) == identity[key] for key in SAME):
         print(f"diagnosed already; --again true does it anew: {file}", flush=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from mmlab.cli.build import FinishedRun, open_run, quiet
-from mmlab.cli.messages import OWN_FLAGS
+from mmlab.cli.own_flags import FLAGS, help_is_wanted, print_help
 from mmlab.cli.parser import build_parser, parse
 from mmlab.errors import UserError
 from mmlab.runs.folder import RunFolder
@@ -57,6 +58,9 @@ def read_request(command: str, words: list[str]) -> Request:
         UserError: if no run is named, or one is no run.
         SystemExit: after ``--help``.
     """
+    if help_is_wanted(words):
+        print_help(command)
+        raise SystemExit(0)
     quiet()
     values: dict[str, list[str]] = {}
     rest: list[str] = []
@@ -64,13 +68,11 @@ def read_request(command: str, words: list[str]) -> Request:
     for word in words:
         name, equals, value = word.partition("=")
         if word.startswith("--"):
-            own = name[2:] in OWN_FLAGS[command]
+            own = name[2:] in FLAGS[command]
             current = values.setdefault(name[2:], []) if own else rest
             current += [value] if own and equals else [] if own else [word]
         else:
             current.append(word)
-    if {"--help", "-h"} & set(rest):
-        parse(build_parser(command), rest)
     for name, given in values.items():
         if not given:
             raise UserError(f"--{name} needs a value.")
@@ -78,5 +80,5 @@ def read_request(command: str, words: list[str]) -> Request:
             raise UserError(f"--{name} takes one value, but there are {len(given)}: {' '.join(given)}.")
     if "run" not in values:
         raise UserError(f"`mmlab {command}` needs the run to work on: mmlab {command} --run runs/...")
-    folders = {run: RunFolder.existing(run) for run in values.pop("run")}
+    folders = {Path(run): RunFolder.existing(run) for run in values.pop("run")}  # DIR and DIR/ are one
     return Request(command, tuple(folders.values()), {name: given[0] for name, given in values.items()}, tuple(rest))

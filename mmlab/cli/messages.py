@@ -14,19 +14,10 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback
 
 from mmlab.cli.classes import subclasses
+from mmlab.cli.own_flags import FLAGS
 from mmlab.data.base import MultimodalDataset
 from mmlab.errors import did_you_mean
 from mmlab.methods.base import Method
-
-OWN_FLAGS = {
-    "fit": ("resume",),
-    "validate": ("run",),
-    "test": ("run", "corruption", "severity", "noise_seeds", "input_radius", "combinations"),
-    "predict": ("run", "split", "out", "pictures"),
-    "robustness": ("run", "corruptions", "severities", "noise_seeds", "again"),
-    "diagnose": ("run", "split", "again", "features"),
-}
-"""What a command takes beside the config."""
 
 
 def explain(message: str, parser: ArgumentParser, words: list[str]) -> str:
@@ -140,7 +131,7 @@ def _unrecognized(key: str, classes: list[str], parser: ArgumentParser, source: 
         known = _options(classes[-1])
         return f"{name} has no option {key!r}{did_you_mean(key, known)}; it has {', '.join(known)}{source}."
     known = [action.dest for action in parser._actions if action.dest not in ("help", "config")]
-    known += OWN_FLAGS.get(parser.prog.split()[-1], ())
+    known += FLAGS.get(parser.prog.split()[-1], ())
     return f"there is no option --{key}{did_you_mean(key, known)}; `{parser.prog} --help` lists them{source}."
 
 

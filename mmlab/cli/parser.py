@@ -22,7 +22,7 @@ import mmlab.methods
 from mmlab.backbones.config import BackboneConfig
 from mmlab.cli.checks import check_configs, check_linked_flags, check_model
 from mmlab.cli.messages import explain
-from mmlab.data.corruption import Name
+from mmlab.cli.own_flags import DESCRIPTIONS
 from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.errors import UserError
 from mmlab.methods.base import Method
@@ -77,34 +77,6 @@ def build_parser(command: str) -> ArgumentParser:
     parser.link_arguments("seed", "data.seed")
     parser.link_arguments("data.spec", "model.init_args.spec", apply_on="instantiate")
     return parser
-
-
-DESCRIPTIONS = {
-    "fit": "Trains a method on a data set, selects the checkpoint on validation, tests it, writes result.json. "
-    "--resume DIR goes on with a run that was stopped, by its own config.",
-    "validate": "Metrics of the selected checkpoint on its validation split. "
-    "--run DIR (needed) names the run, whose config is used.",
-    "test": "Metrics of the selected checkpoint on its test split. "
-    f"--run DIR (needed) names the run, whose config is used; --corruption NAME ({', '.join(get_args(Name))}) "
-    "tests under corruption, with --severity 0,5,10 (the default) and as many --noise_seeds as wanted (1 by "
-    "default), all from one pass; --input_radius true estimates the robustness radius in the space of the inputs; "
-    "--combinations true tests every combination of modalities, whatever the method.",
-    "robustness": "Tests every combination of modalities under every corruption and severity, from one pass over the "
-    "test split, and writes robustness.json, robustness.csv and robustness.png in the run's folder. "
-    "--run DIR [DIR ...] (needed) names the runs, whose configs are used; --corruptions NAME,NAME (all that the data "
-    f"set can have by default) are some of {', '.join(get_args(Name))}; --severities 0,2.5,5,7.5,10 (the default); "
-    "--noise_seeds N (1 by default); a run that has these cells already is skipped unless --again true.",
-    "predict": "Writes a table of the selected checkpoint's predictions. "
-    "--run DIR (needed) names the run, whose config is used; --split train, val or test says of which samples "
-    "(test by default); --out FILE names the CSV file (predictions.csv in the run's folder by default). Where every "
-    "pixel has a class, --pictures N draws N samples in place of the table: inputs, truth, and the decision with each "
-    "combination of modalities; --out then names their folder (pictures in the run's folder by default).",
-    "diagnose": "Says what each modality does in finished runs: accuracy of its own head and of a linear probe on its "
-    "frozen features, Shapley value, share of logits, margins, calibration, confusions; writes diagnosis.json and "
-    "pictures into each run's folder. --run DIR [DIR ...] (needed) names the runs, whose configs are used; --split "
-    "train, val or test says of which samples (test by default); --again true does anew what is there already; "
-    "--features true draws a t-SNE map of the features too.",
-}
 
 
 def parse(parser: ArgumentParser, words: list[str]) -> Namespace:

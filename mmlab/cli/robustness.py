@@ -10,7 +10,7 @@ from mmlab.data.corruption import Corruption, Name
 from mmlab.errors import UserError, did_you_mean
 from mmlab.evaluation.robustness import evaluate_grid, is_finished, make_plan, write_grid
 from mmlab.runs.corrupted import identify
-from mmlab.runs.folder import read_json
+from mmlab.runs.folder import read_earlier
 from mmlab.runs.tracking import add_to_wandb
 
 SEVERITIES = "0,2.5,5,7.5,10"
@@ -39,7 +39,7 @@ def _test(opened: FinishedRun, names: list[Name], severities: list[float], noise
     identity = identify(method, data, config, opened.checkpoint)
     if identity["partial"]:
         print_rank_zero(f"only a part of the data is used ({', '.join(identity['partial'])}).")
-        if folder.robustness.is_file() and read_json(folder.robustness)["partial"] == []:
+        if read_earlier(folder.robustness).get("partial") == []:
             print_rank_zero(f"{folder.robustness} holds results of the whole test split, which stay: nothing is done.")
             return
     if not again and is_finished(folder, identity, plan):

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mmlab.cli.build import FinishedRun, dump, instantiate, open_run, print_rank_zero, quiet, trainer_maker
-from mmlab.cli.messages import OWN_FLAGS
+from mmlab.cli.own_flags import FLAGS, help_is_wanted, print_help
 from mmlab.cli.parser import build_parser, parse
 from mmlab.data.corruption import Corruption, Name
 from mmlab.data.datamodule import MultimodalDataModule
@@ -45,6 +45,9 @@ def run(command: str, words: list[str]) -> None:
     Raises:
         UserError: for everything that a person can mend.
     """
+    if command != "fit" and help_is_wanted(words):
+        print_help(command)
+        raise SystemExit(0)
     quiet()
     words, existing, own = _expand(command, words)
     parser = build_parser(command)
@@ -69,7 +72,7 @@ def _check_numbers(config: Namespace) -> None:
 def _expand(command: str, words: list[str]) -> tuple[list[str], RunFolder | None, dict[str, str]]:
     """Turns ``--resume DIR`` and ``--run DIR`` into the config that they stand for; takes out predict's own flags."""
     own: dict[str, str] = {}
-    names = OWN_FLAGS[command]
+    names = FLAGS[command]
     rest: list[str] = []
     words = [part for word in words for part in (word.split("=", 1) if word.split("=")[0][2:] in names else [word])]
     position = 0
@@ -91,7 +94,7 @@ def _expand(command: str, words: list[str]) -> tuple[list[str], RunFolder | None
             raise UserError(f"--{name} is {own[name]!r}; write true or false.")
     run_dir = own.pop("resume", None) or own.pop("run", None)
     if run_dir is None:
-        if command != "fit" and not {"--help", "-h"} & set(rest):
+        if command != "fit":
             raise UserError(f"`mmlab {command}` needs the run to work on: mmlab {command} --run runs/...")
         return rest, None, own
     folder = RunFolder.existing(run_dir)

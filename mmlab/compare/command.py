@@ -108,6 +108,9 @@ def _options(words: list[str]) -> argparse.Namespace:
         )
     if options.corruption is None and options.curves:
         raise UserError("--curves draws a metric over severities: say of which corruption, --corruption gaussian.")
+    tables = [name for name in ("corruption", "robustness", "diagnosis") if getattr(options, name)]
+    if len(tables) > 1:
+        raise UserError(f"--{' and --'.join(tables)} are tables of their own: give one at a time.")
     return options
 
 

@@ -17,8 +17,8 @@ from mmlab.data.corruption import MISSING, Cell, Corruption
 from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.evaluation.robustness_picture import draw_grid
 from mmlab.methods.base import Method
-from mmlab.runs.corrupted import evaluate_corrupted, make_cells
-from mmlab.runs.folder import RunFolder, read_json, write_json, write_text
+from mmlab.runs.corrupted import SAME, evaluate_corrupted, make_cells
+from mmlab.runs.folder import RunFolder, read_earlier, write_json, write_text
 
 CLEAN = "none"
 """What stands for a corruption in the cell of severity 0, which all corruptions share."""
@@ -104,11 +104,12 @@ def is_finished(folder: RunFolder, identity: dict[str, Any], plan: Plan) -> bool
     """
     if not all(file.is_file() for file in (folder.robustness, folder.robustness_table, folder.robustness_curves)):
         return False
-    before = read_json(folder.robustness)
-    same = all(before.get(key) == identity[key] for key in ("checkpoint_sha256", "splits", "partial"))
+    before = read_earlier(folder.robustness)
+    same = all(before.get(key) == identity[key] for key in SAME)
     cells = [cell for _, cells in plan for cell in cells]
     wanted = [(name, cell.severity, cell.noise_seed) for name, cell in zip(_names(plan), cells, strict=True)]
-    return same and wanted == [(each["corruption"], each["severity"], each["noise_seed"]) for each in before["cells"]]
+    places = ("corruption", "severity", "noise_seed")
+    return same and wanted == [tuple(map(each.get, places)) for each in before.get("cells", [])]
 
 
 def write_grid(folder: RunFolder, method: Method, identity: dict[str, Any], grid: dict[str, Any]) -> None:

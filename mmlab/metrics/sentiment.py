@@ -13,6 +13,8 @@ from mmlab.precision import precise
 
 # An interval is open below and closed above.
 _SIMS_CUTS = {"Mult_acc_2": (0.0,), "Mult_acc_3": (-0.1, 0.1), "Mult_acc_5": (-0.7, -0.1, 0.1, 0.7)}
+# Of the same number, computed in batches of several sizes, float32 makes scores that differ by less.
+_CONSTANT = 1e-5
 
 
 class SentimentMetrics(Metric):
@@ -33,8 +35,9 @@ class SentimentMetrics(Metric):
     - ``F1_score``: as above, of the two classes.
     - ``MAE`` and ``Corr``.
 
-    A correlation with a constant, which is undefined, is 0. All scores are collected, and errors are averaged in
-    float64, so the numbers depend neither on the batch size nor on the number of processes.
+    A correlation with a constant, which is undefined, is 0; scores within 1e-5 of one another are one. All scores are
+    collected, and errors are averaged in float64, so the numbers depend neither on the batch size nor on the number of
+    processes.
 
     Args:
         convention: whose cuts are taken.
@@ -102,7 +105,7 @@ def _two_classes(prefix: str, decided: Tensor, true: Tensor) -> dict[str, Tensor
 def _errors(prediction: Tensor, truth: Tensor) -> dict[str, Tensor]:
     prediction, truth = prediction.double(), truth.double()
     values = {"MAE": (prediction - truth).abs().mean(), "Corr": torch.zeros((), dtype=torch.float64)}
-    if prediction.min() != prediction.max() and truth.min() != truth.max():
+    if min(prediction.max() - prediction.min(), truth.max() - truth.min()) > _CONSTANT:
         aside, apart = prediction - prediction.mean(), truth - truth.mean()
         values["Corr"] = (aside / aside.norm()) @ (apart / apart.norm())
     return values

@@ -14,8 +14,11 @@ from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.errors import UserError
 from mmlab.methods.base import Method
 from mmlab.runs.fit import partial
-from mmlab.runs.folder import RunFolder, read_json, write_json
+from mmlab.runs.folder import RunFolder, read_earlier, write_json
 from mmlab.runs.result import describe
+
+SAME = ("checkpoint_sha256", "splits", "dataset_details", "partial")
+"""What tells whether two files are of the same checkpoint on the same data."""
 
 
 def make_cells(name: Name, severities: list[float], noise_seeds: int) -> list[Cell]:
@@ -96,10 +99,10 @@ def write_corrupted(
     file = folder.corrupted(corruption.name)
     identity = identify(method, data, config, checkpoint)
     identity |= {"corruption": corruption.name, "corrupted": list(corruption.touched)}
-    before = read_json(file) if file.is_file() else {}
+    before = read_earlier(file)
     if identity["partial"] and before.get("partial") == []:
         return f"{file} holds results of the whole test split, which stay: nothing is written."
-    same = all(before.get(key) == identity[key] for key in ("checkpoint_sha256", "splits", "partial", "commit"))
+    same = all(before.get(key) == identity[key] for key in (*SAME, "commit"))
     cells = {(row["severity"], row["noise_seed"]): row for row in [*(before["cells"] if same else []), *rows]}
     write_json(file, {**identity, "cells": [cells[key] for key in sorted(cells)]})
     return f"results: {file}"

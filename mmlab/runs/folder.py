@@ -63,6 +63,14 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error}); remove it and resume the run, which writes it again.") from None
 
 
+def read_earlier(path: Path) -> dict[str, Any]:
+    """What an earlier command wrote that writes it anew if need be; empty where there is none, or it is damaged."""
+    try:
+        return read_json(path) if path.is_file() else {}
+    except UserError:
+        return {}
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

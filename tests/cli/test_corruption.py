@@ -139,6 +139,18 @@ def test_cells_of_another_checkpoint_do_not(mmlab, run: Path) -> None:
     assert list(cells(run)) == [(5, 0)]
 
 
+def test_cells_of_other_data_do_not(mmlab, run: Path) -> None:
+    mmlab(f"test --run {run} --corruption gaussian --severity 0,10")
+    mmlab(f"test --run {run} --corruption gaussian --severity 5 --data.dataset.image_snr 9")
+    assert list(cells(run)) == [(5, 0)]
+
+
+def test_a_damaged_file_is_written_anew(mmlab, run: Path) -> None:
+    (run / "corruption_gaussian.json").write_text("{")
+    mmlab(f"test --run {run} --corruption gaussian --severity 5")
+    assert list(cells(run)) == [(5, 0)]
+
+
 def test_a_part_of_the_data_does_not_replace_the_whole(mmlab, tested: Path, run: Path) -> None:
     mmlab(f"test --run {run} --corruption gaussian --severity 5")
     out = mmlab(f"test --run {run} --corruption gaussian --severity 5 --trainer.limit_test_batches 1")

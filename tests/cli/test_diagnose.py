@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from mmlab.cli.main import main
-from mmlab.cli.parser import build_parser
 from tests.conftest import KEYPAD
 from tests.runs.test_wandb import _read, _records_of
 
@@ -101,6 +100,13 @@ def test_a_finished_one_is_done_again_only_where_something_differs(mmlab, run) -
     assert not Path("late/features.png").exists()  # it was of the other checkpoint
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"split": "test"'])
+def test_a_damaged_file_is_written_anew(mmlab, run, content) -> None:
+    Path(run, "diagnosis.json").write_text(content)
+    assert "results: late/diagnosis.json" in mmlab(f"diagnose --run {run}")
+    assert diagnosis(run)["fused"] >= 0
+
+
 def test_several_runs_of_which_some_can_t_be(mmlab, run) -> None:
     pixels = "--data.dataset own_datasets.Halves --data.batch_size 16 --trainer.accelerator cpu"
     mmlab(f"fit --model own_datasets.EachPixel {pixels} {OFF} --trainer.enable_progress_bar false --run_dir pixels")
@@ -149,11 +155,6 @@ def test_without_scikit_learn(mmlab, run, monkeypatch) -> None:
     told = mmlab(f"diagnose --run {run} --features true", code=2)
     assert "needs scikit-learn, which is not installed: pip install 'mmlab[features]'" in told
     assert not Path(run, "diagnosis.json").exists()
-
-
-def test_help_names_its_flags() -> None:
-    description = build_parser("diagnose").description
-    assert all(f"{flag} " in description for flag in ("--run", "--split", "--again", "--features"))
 
 
 @pytest.mark.slow

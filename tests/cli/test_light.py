@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 
 import mmlab.data
 import mmlab.methods
+from mmlab.cli.main import main
 from mmlab.cli.parser import build_parser, parse
 from mmlab.data.base import MultimodalDataset
 from mmlab.methods.base import Method
@@ -102,14 +103,29 @@ def test_list_helps(mmlab) -> None:
 @pytest.mark.parametrize(
     ("command", "flags"),
     [
-        ("fit", ["--resume"]),
         ("validate", ["--run"]),
-        ("test", ["--run"]),
-        ("predict", ["--run", "--split", "--out"]),
+        ("test", ["--run", "--corruption", "--severity", "--noise_seeds", "--input_radius", "--combinations"]),
+        ("predict", ["--run", "--split", "--out", "--pictures"]),
+        ("robustness", ["--run", "--corruptions", "--severities", "--noise_seeds", "--again"]),
+        ("diagnose", ["--run", "--split", "--again", "--features"]),
     ],
 )
-def test_help_names_a_commands_own_flags(command: str, flags: list[str]) -> None:
-    assert all(f"{flag} " in build_parser(command).description for flag in flags)
+def test_help_of_what_works_on_a_run_is_short_and_has_its_own_flags(
+    capsys: pytest.CaptureFixture[str], command: str, flags: list[str]
+) -> None:
+    for words in ([command, "--help"], [command, "--run", "runs/absent", "-h"]):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == 0
+        out = capsys.readouterr().out
+        assert out.startswith(f"usage: mmlab {command} --run DIR")
+        assert all(f"  {flag} " in out for flag in flags)
+        assert "`mmlab fit" in out, "where the other options are told"
+        assert len(out.splitlines()) < 40
+
+
+def test_help_of_fit_names_its_own_flag() -> None:
+    assert "--resume " in build_parser("fit").description
 
 
 def test_the_help_of_a_method_is_plain(capsys: pytest.CaptureFixture[str]) -> None:

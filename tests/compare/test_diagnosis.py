@@ -60,6 +60,8 @@ def test_what_is_left_out_is_named(tmp_path, capsys) -> None:
         (["--metric", "f1"], "leave out --metric"),
         (["--baseline", "MNL"], "leave out --baseline"),
         (["--out", "page"], "leave out --out"),
+        (["--robustness"], "--robustness and --diagnosis are tables of their own: give one at a time"),
+        (["--corruption", "gaussian"], "--corruption and --diagnosis are tables"),
     ],
 )
 def test_mistakes(tmp_path, words, sentence) -> None:

@@ -44,6 +44,13 @@ def test_what_does_not_compare_is_said(mmlab) -> None:
     assert any("these methods decide with different subsets" in line for line in lines)
 
 
+def test_subsets_are_those_of_all_corruptions(mmlab) -> None:
+    whole = {"missing": {"audio+image": 0.5}}  # kept with all modalities alone, whatever the method decides with
+    one, other = whole | {"blur": {"audio": 0.6, "audio+image": 0.8}}, whole | {"blur": {"audio+image": 0.8}}
+    said = "Averages and worst cells are not comparable: these methods decide with different subsets."
+    assert said in table(mmlab, grid(auc=one), grid("Dedicated", auc=other))
+
+
 @pytest.mark.parametrize(
     ("broken", "word"),
     [

@@ -148,6 +148,13 @@ def test_a_blur_keeps_what_is_even_and_widens_with_severity() -> None:
     assert all(wide < narrow for narrow, wide in zip([noise.std(), *spreads], spreads, strict=False))
 
 
+def test_half_precision_blurs_no_other_picture() -> None:
+    pictures = torch.randn(2, 3, 16, 20)
+    whole = blur(pictures, 1.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(blur(pictures, 1.0), whole)
+
+
 def test_what_is_hidden_is_one_rectangle_of_the_right_area_that_grows() -> None:
     ones, u = torch.ones(200, 3, 40, 60), uniform(200, 2)
     before = torch.zeros(200, 40, 60, dtype=torch.bool)

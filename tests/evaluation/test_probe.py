@@ -52,3 +52,9 @@ def test_numbers_by_ridge_regression() -> None:
     found = probe(Regression(-10.0, 10.0), *parts)
     assert found.score == pytest.approx(0.0, abs=1e-3)  # minus the absolute error
     assert found.weight_decay == min(DECAYS)
+
+
+def test_of_equally_good_decays_the_largest_is_taken() -> None:
+    features = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]])
+    known = Labelled(features, torch.tensor([0, 0, 1, 1]))
+    assert probe(Classification(("low", "high")), known, known, known) == (1.0, DECAYS[0])

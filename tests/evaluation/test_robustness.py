@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import statistics
 from pathlib import Path
 
@@ -97,6 +98,18 @@ def test_the_files_agree(mmlab, tiny: str) -> None:
     assert "results: run/robustness.json, robustness.csv, robustness.png" in out
 
 
+def test_the_worst_error_is_the_largest(mmlab) -> None:
+    dark = "--data.dataset own_datasets.PartlyDark --data.batch_size 16 --trainer.accelerator cpu"
+    mmlab(f"fit --model LateFusion {dark} --wandb.mode off --trainer.max_epochs 1 --test false --run_dir run")
+    mmlab("robustness --run run --corruptions gaussian --severities 0,10")
+    grid = read("run/robustness.json")
+    assert (grid["metric"], grid["mode"]) == ("mae", "min")
+    with open("run/robustness.csv", newline="") as file:
+        errors = [float(row["mae"]) for row in csv.DictReader(file)]
+    assert len(errors) == 2 * 3
+    assert grid["worst"]["value"] == max(errors)
+
+
 def test_what_is_finished_is_skipped(mmlab, tiny: str) -> None:
     fit(mmlab, tiny)
     line = "robustness --run run --corruptions blur --severities 0,10"
@@ -121,6 +134,30 @@ def test_what_is_finished_is_skipped(mmlab, tiny: str) -> None:
     Path("run/robustness.csv").unlink()
     mmlab(line.replace("10", "5"))  # not all there
     assert Path("run/robustness.csv").is_file()
+
+
+def test_other_data_are_not_finished(mmlab, tiny: str) -> None:
+    fit(mmlab, tiny)
+    line = "robustness --run run --corruptions blur --severities 0"
+    mmlab(line)
+    louder = f"{line} --data.dataset.image_snr 9"
+    assert "holds these cells already" not in mmlab(louder)
+    assert read("run/robustness.json")["dataset_details"]["image_snr"] == 9
+    assert "holds these cells already" in mmlab(louder)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"partial": []', '{"cells": []}', None])
+def test_a_damaged_file_is_written_anew(mmlab, finished: Path, tmp_path: Path, content: str | None) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    file = run / "robustness.json"
+    line = f"robustness --run {run} --corruptions blur --severities 0"
+    if content is None:
+        mmlab(line)
+        content = json.dumps(read(file) | {"cells": [{}]})
+    for name in ("robustness.json", "robustness.csv", "robustness.png"):
+        (run / name).write_text(content)
+    assert "results: " in mmlab(f"{line} --trainer.limit_test_batches 1" if "partial" not in content else line)
+    assert len(read(file)["cells"]) == 1
 
 
 def test_several_runs_and_their_table(mmlab, tiny: str) -> None:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from mmlab.metrics.calibration import BINS, calibration_error, reliability
 
@@ -14,7 +15,14 @@ def test_by_hand() -> None:
     assert calibration_error(probabilities, target) == pytest.approx((0.45 + 2 * 0.41 + 0.0) / 4)
 
 
-def test_the_bins_of_the_diagram_make_up_the_error() -> None:
+def test_certainty_shares_the_last_bin() -> None:
+    probabilities = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.95, 0.05], [0.95, 0.05]])
+    target = torch.tensor([0, 1, 0, 0])
+    assert reliability(probabilities, target).counts.tolist() == [0] * 14 + [4]
+    assert calibration_error(probabilities, target) == pytest.approx(0.975 - 0.75)
+
+
+def test_the_error_is_that_of_torchmetrics_where_nothing_is_certain() -> None:
     generator = torch.Generator().manual_seed(0)
     probabilities = (3 * torch.randn(500, 6, generator=generator)).softmax(dim=1)
     target = torch.randint(6, (500,), generator=generator)
@@ -23,4 +31,7 @@ def test_the_bins_of_the_diagram_make_up_the_error() -> None:
     assert counts.sum() == 500
     error = (counts * (accuracy - confidence).abs()).sum().item() / 500
     assert calibration_error(probabilities, target) == pytest.approx(error, abs=1e-6)
+    assert probabilities.max() < 1
+    known = multiclass_calibration_error(probabilities, target, 6, n_bins=BINS, norm="l1").item()
+    assert known == pytest.approx(error, abs=1e-6)
     assert error > 0.1

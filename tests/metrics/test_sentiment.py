@@ -134,6 +134,8 @@ def test_the_truth_is_perfect_and_a_constant_has_no_correlation(convention) -> N
     # Whose mean in float64 is not exactly itself.
     assert values(convention, [0.1] * 5, truth)["Corr"] == 0
     assert values(convention, truth, [0.1] * 5, torch.float32)["Corr"] == 0
+    rounded = [0.1 + error * 1e-7 for error in (0, 1, 2, 1, 3)]  # one number, computed in batches of several sizes
+    assert values(convention, rounded, truth, torch.float32)["Corr"] == 0
     alone = values(convention, [0.4], [0.5])
     assert alone["Corr"] == 0
     assert alone["MAE"] == pytest.approx(0.1)

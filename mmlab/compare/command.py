@@ -48,7 +48,7 @@ def compare(words: list[str]) -> None:
             options.folders, "diagnosis.json", lambda folders: read_diagnoses(folders, options.split)
         )
         tests, not_tested = _all_robustness(options.folders, grids, options.metric)
-        sheets = [*grid_sheets(grids), *diagnosis_sheets(diagnoses)]
+        sheets = [*grid_sheets(grids, results), *diagnosis_sheets(diagnoses, results)]
         left_out += [*not_tested, *without_grid, *undiagnosed]
         page = write_report(tables, tests, sheets, options.baseline, left_out, options.out)
         print(f"\nreport: {page}")
@@ -145,7 +145,7 @@ def _compare_grids(options: argparse.Namespace) -> None:
         raise UserError(f"only the test split is ever corrupted; leave out --split {options.split}.")
     results, left_out = read_grids(options.folders)
     _name(left_out)
-    print("\n\n".join(sheet.markdown() for sheet in grid_sheets(results)))
+    print("\n\n".join(sheet.markdown() for sheet in grid_sheets(results, results)))
 
 
 def _compare_diagnoses(options: argparse.Namespace) -> None:
@@ -155,7 +155,7 @@ def _compare_diagnoses(options: argparse.Namespace) -> None:
             raise UserError(f"--diagnosis prints one table a data set and nothing else; leave out {flag}.")
     results, left_out = read_diagnoses(options.folders, options.split)
     _name(left_out)
-    print("\n\n".join(sheet.markdown() for sheet in diagnosis_sheets(results)))
+    print("\n\n".join(sheet.markdown() for sheet in diagnosis_sheets(results, results)))
 
 
 def _compare_with(tables: list[Table], baseline: str) -> None:

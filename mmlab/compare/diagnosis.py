@@ -13,16 +13,17 @@ OF_EACH = {"own_head": "own head", "probe": "probe", "shapley": "Shapley"}
 ECE = "ece"
 
 
-def diagnosis_sheets(results: list[Result]) -> list[Sheet]:
+def diagnosis_sheets(results: list[Result], read: list[Result]) -> list[Sheet]:
     """A table for each data set: own head, probe and Shapley value of each modality, calibration error.
 
     Args:
         results: contents of diagnosis.json files, all of one split.
+        read: all runs that are shown beside one another, by which a method's options are named.
     """
     groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
         groups[dataset(result), result["metric"]].append(result)
-    return [_sheet(name, metric, group, results) for (name, metric), group in sorted(groups.items())]
+    return [_sheet(name, metric, group, read) for (name, metric), group in sorted(groups.items())]
 
 
 def _sheet(name: str, metric: str, results: list[Result], read: list[Result]) -> Sheet:

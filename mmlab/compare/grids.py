@@ -13,16 +13,17 @@ CLEAN = "none"
 SUMMARY = ("average", "worst")
 
 
-def grid_sheets(results: list[Result]) -> list[Sheet]:
+def grid_sheets(results: list[Result], read: list[Result]) -> list[Sheet]:
     """A table for each data set and metric: the area under each corruption's curve, average and worst cell.
 
     Args:
         results: contents of robustness.json files.
+        read: all runs that are shown beside one another, by which a method's options are named.
     """
     groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
         groups[dataset(result), result["metric"]].append(result)
-    return [_sheet(name, metric, group, results) for (name, metric), group in sorted(groups.items())]
+    return [_sheet(name, metric, group, read) for (name, metric), group in sorted(groups.items())]
 
 
 def curves_of(results: list[Result], corruption: str) -> list[Result]:

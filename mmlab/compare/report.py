@@ -6,7 +6,7 @@ import base64
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -39,12 +39,14 @@ class Picture:
         title: above it.
         text: what it shows, for those who don't see it, and below it.
         uri: all of it, as the page holds it.
+        wide: whether it has many panels and takes the whole width.
     """
 
     file: str
     title: str
     text: str
     uri: str
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def _pictures(table: Table, tests: list[Robustness], out: Path) -> list[Picture]
         draw_robustness(tests, out / file)
         words = "; ".join(f"{test.corruption} on {', '.join(test.corrupted)}" for test in tests)
         text = f"Test {heading(tests[0].metric)} over severity: {words}; bars are a standard deviation over seeds."
-        found.append(_picture(out, file, "Under corruption", text))
+        found.append(replace(_picture(out, file, "Under corruption", text), wide=len(tests) > 2))
     return found
 
 

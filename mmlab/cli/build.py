@@ -26,6 +26,8 @@ from mmlab.runs.callbacks import WholeFiles
 from mmlab.runs.fit import check_data, load_weights, selected_checkpoint
 from mmlab.runs.folder import RunFolder
 
+OTHER_WEIGHTS = ("64-true", "16-true", "bf16-true")
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -135,9 +137,15 @@ def trainer_maker(configured: dict[str, Any], folder: RunFolder) -> Callable[...
         if epochs is not None:
             options["max_epochs"] = epochs
         try:
-            return Trainer(**options)
+            trainer = Trainer(**options)
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"the Trainer refuses its options: {' '.join(str(error).split())}") from None
+        if trainer.precision in OTHER_WEIGHTS:
+            raise UserError(
+                f"--trainer.precision {trainer.precision} makes weights of another kind than mmlab's inputs, which are "
+                f"float32: choose 32-true, bf16-mixed or 16-mixed."
+            )
+        return trainer
 
     return make
 

@@ -48,6 +48,8 @@ def assert_one_sentence(err: str, *words: str) -> None:
         (MNL + "--trainer.max_epochs many", ["--trainer.max_epochs is 'many'", "must be int"]),
         (MNL + "--trainer.max_epochs 0", ["--trainer.max_epochs is 0", "1 or more"]),
         (MNL + "--trainer.accelerator tpux", ["'tpux'", "Available names"]),
+        (MNL + "--trainer.precision bf16-true", ["bf16-true makes weights of another kind", "bf16-mixed"]),
+        (MNL + "--trainer.precision 64", ["64-true makes weights of another kind"]),
         (MNL + "--trainer.limit_train_batches 2.5", ["2.5 for limit_train_batches"]),
         (MNL + "--trainer.callbacks+=EarlyStoping", ["'EarlyStoping'", "did you mean 'EarlyStopping'?"]),
         (MNL + "--data.batchsize 3", ["no option --data.batchsize", "did you mean 'data.batch_size'?"]),

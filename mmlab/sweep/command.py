@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmlab.errors import UserError, did_you_mean
-from mmlab.sweep.plan import Plan, begin, check_flags, make_plan, read_plan, run_folder
+from mmlab.sweep.check import check_configs
+from mmlab.sweep.plan import PLAN, Plan, begin, check_flags, make_plan, read_plan, run_folder
 from mmlab.sweep.ranking import best_of_each, rank, ranking_table, write_table
 from mmlab.sweep.run import find_gpus, run_all
 from mmlab.sweep.settings import Values, parse_set
@@ -54,6 +55,8 @@ def sweep(words: list[str]) -> int:
             _write_wandb(options, files, seeds, space, flags, plan.test)
             return 0
         folder = options.out
+    if options.out is not None and not (folder / PLAN).is_file():
+        check_configs(plan, files)
     if options.slurm is not None:
         from mmlab.sweep.slurm import slurm_executor
 

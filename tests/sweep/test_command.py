@@ -133,6 +133,13 @@ def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path: Path) -> None:
     again.wait()
 
 
+def test_a_mistyped_key_is_said_before_anything_is_made(mmlab) -> None:
+    err = mmlab(f"sweep --configs {MNL} --set model.lamb=0.1,1 --out o", code=2)
+    assert err.startswith("mmlab: error: MNL has no option 'lamb'")
+    assert len(err.splitlines()) == 1
+    assert not Path("o").exists()
+
+
 def test_what_is_finished_is_not_run_again(mmlab) -> None:
     command = f"sweep --configs {MNL} --set model.lam=0.1,1 --out o"
     plan = make_plan(["mnl_keypad"], [0], {"model.lam": ("0.1", "1")}, None, [], None)

@@ -55,7 +55,8 @@ def follow(mmlab: Callable[..., str], block: str) -> None:
         elif line.startswith("prepare"):
             mmlab(f"{line} --frame_side 32" if re.search("KineticsSounds|CREMAD", line) else line)
         elif line.startswith("sweep --configs"):
-            mmlab(f"{line} {QUICK} {SMALL} --wandb.mode off --jobs 2")
+            # Each run is a process that imports torch: one seed of each setting says as much.
+            mmlab(f"{line} --seeds 0 {QUICK} {SMALL} --wandb.mode off --jobs 2")
         elif line.startswith("fit") and "--resume" not in line:
             if re.search("keypad|rooms|moods", line.lower()):
                 mmlab(f"{line} {QUICK} {SMALL} --wandb.mode off")

@@ -77,7 +77,7 @@ def explain(message: str, parser: ArgumentParser, words: list[str]) -> str:
     leaf = re.search(r"(?:Expected a dot import path string: |has no attribute ')([\w.]+)", message)
     if leaf:
         given, known = leaf[1], [kind.__name__ for kind in _kinds(where)]
-        listed = f"; there are {', '.join(sorted(known))}" if 0 < len(known) < 40 else ""
+        listed = f"; there are {', '.join(sorted(known))}" if 0 < len(known) < 60 else ""
         return f"{where}: there is no class {given!r}{did_you_mean(given, known)}{listed}{source}."
     leaf = re.search(r"No module named '([\w.]+)'", message)
     if leaf:

@@ -2,7 +2,7 @@
 # make test    install, run all tests
 # make check   format, lint, types, fast tests
 # make docs    the documentation as a site, in site/
-# make bench   what mmlab costs, as ratios: some ten minutes on two quiet cores
+# make bench   what mmlab costs, as ratios: some twelve minutes on two quiet cores
 # make table   the README's tables and curves from the committed results
 VENV := .venv
 BIN := $(VENV)/bin

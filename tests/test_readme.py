@@ -121,6 +121,8 @@ def test_there_are_tables() -> None:
         ("README.md", "results"),
         ("results.md", "results"),
         ("results.md", "robustness"),
+        ("results.md", "grids"),
+        ("results.md", "diagnoses"),
         ("results.md", "missing"),
         ("results.md", "iou"),
         ("results.md", "sentiment"),

@@ -1,6 +1,6 @@
 """Whether the configs of a sweep are right, tried before its folder is made.
 
-Their parser imports torch, which a sweep doesn't: it runs in a process of its own, `python -m mmlab.sweep.check`.
+Their parser imports torch, which a sweep doesn't: it runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -30,24 +30,7 @@ def check_configs(plan: Plan, files: Mapping[str, Path]) -> None:
         [*(["--config", str(files[config])] if config else []), *run.flags] for config, run in reversed(first.items())
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "mmlab.sweep.check"], input=json.dumps(commands), capture_output=True, text=True
+        [sys.executable, "-m", "mmlab.cli.try_parse"], input=json.dumps(commands), capture_output=True, text=True
     )
     if done.returncode:
         raise UserError(done.stderr.strip().splitlines()[-1])
-
-
-def main() -> int:
-    """Parses the commands on standard input; says what is wrong with the first wrong one."""
-    from mmlab.cli.parser import build_parser, parse
-
-    for words in json.load(sys.stdin):
-        try:
-            parse(build_parser("fit"), words)
-        except UserError as error:
-            print(error, file=sys.stderr)
-            return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

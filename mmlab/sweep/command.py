@@ -55,13 +55,13 @@ def sweep(words: list[str]) -> int:
             _write_wandb(options, files, seeds, space, flags, plan.test)
             return 0
         folder = options.out
-    if options.out is not None and not (folder / PLAN).is_file():
-        check_configs(plan, files)
     if options.slurm is not None:
         from mmlab.sweep.slurm import slurm_executor
 
         executor = slurm_executor(folder, options.slurm)
     if options.out is not None:
+        if not (folder / PLAN).is_file():
+            check_configs(plan, files)
         begin(folder, plan, files)
     if options.slurm is not None:
         _submit(executor, folder, plan)

@@ -299,10 +299,10 @@ def forged(shape: tuple, kind: str, data: object) -> bytes:
 )
 def test_damage_and_absurd_sizes_are_one_sentence_at_once(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "damaged.pkl").write_bytes(content)
-    start = time.monotonic()
+    start = time.process_time()  # the work done, however long the machine lets it wait
     with pytest.raises(UserError) as error:
         load(tmp_path / "damaged.pkl")
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 600
 

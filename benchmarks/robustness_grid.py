@@ -20,18 +20,16 @@ import io
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast, get_args
+from typing import get_args
 
 from measure import now, ratio, table, where
 
 from mmlab.cli.finished import read_request
 from mmlab.cli.main import main as mmlab
-from mmlab.data.corruption import Corruption, Name
-from mmlab.errors import UserError
+from mmlab.data.corruption import Name, possible_corruptions
 from mmlab.evaluation.robustness import Plan, evaluate_grid, make_plan
 from mmlab.runs.fit import evaluate
 from mmlab.runs.folder import RunFolder, read_json
-from mmlab.types import Modality
 
 FIT = (
     "fit --model LateFusion --data.dataset Keypad --data.dataset.train_size 480 --data.dataset.val_size 96 "
@@ -60,20 +58,11 @@ def command(line: str) -> None:
         raise SystemExit(code)
 
 
-def possible(modalities: tuple[Modality, ...], names: Sequence[str]) -> list[Corruption]:
-    """Those of some corruptions that modalities can have."""
-    found = []
-    for name in names:
-        with contextlib.suppress(UserError):
-            found.append(Corruption(cast(Name, name), modalities))
-    return found
-
-
-def passes(run: Path, names: Sequence[str], severities: tuple[float, ...]) -> tuple[float, float, Plan]:
+def passes(run: Path, names: Sequence[Name], severities: tuple[float, ...]) -> tuple[float, float, Plan]:
     """The seconds of the grid's pass and of a plain test's, and the grid's cells."""
     opened = read_request("robustness", ["--run", str(run)]).open(RunFolder.existing(run))
     once = seconds_of(lambda: evaluate(opened.trainer, opened.method, opened.data, "test"))
-    plan = make_plan(possible(opened.data.dataset.modalities, names), list(severities), noise_seeds=1)
+    plan = make_plan(possible_corruptions(names, opened.data.dataset.modalities)[0], list(severities), noise_seeds=1)
     return seconds_of(lambda: evaluate_grid(opened.trainer, opened.method, opened.data, plan)), once, plan
 
 

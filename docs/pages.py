@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import pkgutil
 import pydoc
 import re
 import textwrap
@@ -25,11 +24,10 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
 
-import mmlab.data
-import mmlab.methods
 from mmlab.backbones.config import NO_OVERRIDES
 from mmlab.cli.classes import subclasses
 from mmlab.cli.own_flags import DESCRIPTIONS, FLAGS
+from mmlab.cli.parser import import_classes
 from mmlab.data.base import MultimodalDataset
 from mmlab.methods.base import Method
 
@@ -154,9 +152,7 @@ MADE: dict[str, Callable[[str], str]] = {
 @cache
 def kinds() -> dict[str, type]:
     """Every method and data set, by name."""
-    for package in (mmlab.methods, mmlab.data):
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{package.__name__}.{module.name}")
+    import_classes()
     bases: tuple[type, ...] = (Method, MultimodalDataset)
     return {kind.__name__: kind for base in bases for kind in subclasses(base) if kind.__module__.startswith("mmlab.")}
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmlab.cli.build import FinishedRun
 from mmlab.cli.finished import Request, read_request
+from mmlab.cli.own_flags import switch
 from mmlab.data.base import SplitName
 from mmlab.errors import UserError
 from mmlab.evaluation.diagnosis import FUSED, NONE, Diagnosis, check_task, diagnose_method
@@ -43,7 +44,7 @@ def diagnose(words: list[str]) -> None:
     split = request.own.get("split", "test")
     if split not in get_args(SplitName):
         raise UserError(f"--split {split}: there is no such split; they are {', '.join(get_args(SplitName))}.")
-    again, features = request.switch("again"), request.switch("features")
+    again, features = switch(request.own, "again"), switch(request.own, "features")
     if features:
         check_feature_map()
     failed = 0
@@ -65,7 +66,7 @@ def _diagnose(request: Request, folder: RunFolder, split: SplitName, again: bool
     if not opened.trainer.is_global_zero:
         return  # the first process does it all, on one device
     check_task(opened.method)
-    file = folder.path / "diagnosis.json"
+    file = folder.diagnosis
     identity = identify(opened.method, opened.data, opened.config, opened.checkpoint) | {"split": split}
     before = {} if again else read_earlier(file)
     drawn = not features or (folder.path / "features.png").is_file()

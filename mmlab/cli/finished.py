@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmlab.cli.build import FinishedRun, open_run, quiet
-from mmlab.cli.own_flags import FLAGS, help_is_wanted, print_help
+from mmlab.cli.own_flags import help_is_wanted, print_help, take_own
 from mmlab.cli.parser import build_parser, parse
 from mmlab.errors import UserError
 from mmlab.runs.folder import RunFolder
-
-SWITCH = ("true", "false")
 
 
 @dataclass(frozen=True)
@@ -29,17 +27,6 @@ class Request:
     folders: tuple[RunFolder, ...]
     own: dict[str, str]
     flags: tuple[str, ...]
-
-    def switch(self, name: str) -> bool:
-        """Whether an own flag, off by default, is true.
-
-        Raises:
-            UserError: if it is neither true nor false.
-        """
-        value = self.own.get(name, "false").lower()
-        if value not in SWITCH:
-            raise UserError(f"--{name} is {value!r}; write true or false.")
-        return value == "true"
 
     def open(self, folder: RunFolder) -> FinishedRun:
         """One of the runs, with its selected weights.
@@ -62,22 +49,7 @@ def read_request(command: str, words: list[str]) -> Request:
         print_help(command)
         raise SystemExit(0)
     quiet()
-    values: dict[str, list[str]] = {}
-    rest: list[str] = []
-    current: list[str] = rest
-    for word in words:
-        name, equals, value = word.partition("=")
-        if word.startswith("--"):
-            own = name[2:] in FLAGS[command]
-            current = values.setdefault(name[2:], []) if own else rest
-            current += [value] if own and equals else [] if own else [word]
-        else:
-            current.append(word)
-    for name, given in values.items():
-        if not given:
-            raise UserError(f"--{name} needs a value.")
-        if name != "run" and len(given) > 1:
-            raise UserError(f"--{name} takes one value, but there are {len(given)}: {' '.join(given)}.")
+    values, rest = take_own(command, words, several="run")
     if "run" not in values:
         raise UserError(f"`mmlab {command}` needs the run to work on: mmlab {command} --run runs/...")
     folders = {Path(run): RunFolder.existing(run) for run in values.pop("run")}  # DIR and DIR/ are one

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import get_args
 
 from mmlab.data.corruption import Name
+from mmlab.errors import UserError
 
 RUN = ("DIR", "the run, whose config and selected checkpoint are used; needed")
 RUNS = ("DIR [DIR ...]", "the runs, whose configs and selected checkpoints are used; needed")
@@ -65,6 +67,51 @@ DESCRIPTIONS = {
     "frozen features, Shapley value, share of logits, margins, calibration, confusions; writes diagnosis.json and "
     "pictures into each run's folder.",
 }
+
+
+def take_own(command: str, words: list[str], several: str = "") -> tuple[dict[str, list[str]], list[str]]:
+    """Takes a command's own flags out of a command line.
+
+    Args:
+        command: its name.
+        words: what follows it.
+        several: the flag that takes more than one value.
+
+    Returns:
+        The values of each own flag that is given, and the other words in order.
+
+    Raises:
+        UserError: if a flag lacks its value, or has several and takes one.
+    """
+    values: dict[str, list[str]] = {}
+    rest: list[str] = []
+    current = rest
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            own = name[2:] in FLAGS[command]
+            current = values.setdefault(name[2:], []) if own else rest
+            current += [value] if own and equals else [] if own else [word]
+        else:
+            current.append(word)
+    for name, given in values.items():
+        if not given:
+            raise UserError(f"--{name} needs a value.")
+        if name != several and len(given) > 1:
+            raise UserError(f"--{name} takes one value, but there are {len(given)}: {' '.join(given)}.")
+    return values, rest
+
+
+def switch(own: Mapping[str, str], name: str) -> bool:
+    """Whether an own flag, off by default, is true.
+
+    Raises:
+        UserError: if it is neither true nor false.
+    """
+    value = own.get(name, "false").lower()
+    if value not in ("true", "false"):
+        raise UserError(f"--{name} is {value!r}; write true or false.")
+    return value == "true"
 
 
 def help_is_wanted(words: list[str]) -> bool:

@@ -6,7 +6,8 @@ from typing import Any, cast, get_args
 
 from mmlab.cli.build import FinishedRun, print_rank_zero
 from mmlab.cli.finished import read_request
-from mmlab.data.corruption import Corruption, Name
+from mmlab.cli.own_flags import switch
+from mmlab.data.corruption import Corruption, Name, possible_corruptions
 from mmlab.errors import UserError, did_you_mean
 from mmlab.evaluation.robustness import evaluate_grid, is_finished, make_plan, write_grid
 from mmlab.runs.corrupted import identify
@@ -26,9 +27,9 @@ def robustness(words: list[str]) -> None:
     names = _names(request.own.get("corruptions"))
     severities = _severities(request.own.get("severities", SEVERITIES))
     noise_seeds = _noise_seeds(request.own.get("noise_seeds", "1"))
-    again = request.switch("again")
-    for number, folder in enumerate(request.folders, start=1):
-        print_rank_zero(f"run {number} of {len(request.folders)}: {folder.path}")
+    again = switch(request.own, "again")
+    for place, folder in enumerate(request.folders, start=1):
+        print_rank_zero(f"run {place} of {len(request.folders)}: {folder.path}")
         _test(request.open(folder), names, severities, noise_seeds, again)
 
 
@@ -69,12 +70,7 @@ def _test(opened: FinishedRun, names: list[Name], severities: list[float], noise
 
 def _possible(opened: FinishedRun, names: list[Name]) -> list[Corruption]:
     """The corruptions that the run's data set can have."""
-    possible, impossible = [], {}
-    for name in names:
-        try:
-            possible.append(Corruption(name, opened.data.dataset.modalities))
-        except UserError as error:
-            impossible[name] = error
+    possible, impossible = possible_corruptions(names, opened.data.dataset.modalities)
     if not possible:
         raise next(iter(impossible.values()))
     if impossible:

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mmlab.cli.build import FinishedRun, dump, instantiate, open_run, print_rank_zero, quiet, trainer_maker
-from mmlab.cli.own_flags import FLAGS, help_is_wanted, print_help
+from mmlab.cli.own_flags import help_is_wanted, print_help, switch, take_own
 from mmlab.cli.parser import build_parser, parse
 from mmlab.data.corruption import Corruption, Name
 from mmlab.data.datamodule import MultimodalDataModule
@@ -71,27 +71,13 @@ def _check_numbers(config: Namespace) -> None:
 
 def _expand(command: str, words: list[str]) -> tuple[list[str], RunFolder | None, dict[str, str]]:
     """Turns ``--resume DIR`` and ``--run DIR`` into the config that they stand for; takes out predict's own flags."""
-    own: dict[str, str] = {}
-    names = FLAGS[command]
-    rest: list[str] = []
-    words = [part for word in words for part in (word.split("=", 1) if word.split("=")[0][2:] in names else [word])]
-    position = 0
-    while position < len(words):
-        name = words[position].removeprefix("--")
-        if words[position].startswith("--") and name in names:
-            if position + 1 == len(words) or words[position + 1].startswith("--"):
-                raise UserError(f"--{name} needs a value.")
-            own[name] = words[position + 1]
-            position += 2
-        else:
-            rest.append(words[position])
-            position += 1
+    values, rest = take_own(command, words)
+    own = {name: given[0] for name, given in values.items()}
     for name in ("severity", "noise_seeds"):
         if name in own and "corruption" not in own:
             raise UserError(f"--{name} needs --corruption: {', '.join(get_args(Name))}.")
     for name in ("input_radius", "combinations"):
-        if own.get(name, "true").lower() not in ("true", "false"):
-            raise UserError(f"--{name} is {own[name]!r}; write true or false.")
+        switch(own, name)  # a wrong word ends the command before data are read
     run_dir = own.pop("resume", None) or own.pop("run", None)
     if run_dir is None:
         if command != "fit":
@@ -182,7 +168,7 @@ def _evaluate(
         print_rank_zero(f"predictions: {out}")
         return
     _say_if_partial(plain)
-    if own.get("input_radius", "false").lower() == "true":
+    if switch(own, "input_radius"):
         if not method.linear_heads:
             raise UserError(
                 f"--input_radius true: {type(method).__name__} fuses no logits of the modalities, so that there is no "
@@ -193,7 +179,7 @@ def _evaluate(
                 "text has no slope, so that there is no radius_input_local; the other modalities' slopes are given."
             )
         method.input_radius = True
-    method.by_combination |= own.get("combinations", "false").lower() == "true"
+    method.by_combination |= switch(own, "combinations")
     if "corruption" in own:
         _test_corrupted(opened, own)
         return

@@ -137,10 +137,7 @@ def _compare_robustness(options: argparse.Namespace) -> None:
 
 
 def _compare_grids(options: argparse.Namespace) -> None:
-    given = {"--metric": options.metric, "--baseline": options.baseline, "--out": options.out}
-    for flag, value in given.items():
-        if value:
-            raise UserError(f"--robustness prints one table a data set, of the selecting metric; leave out {flag}.")
+    _refuse_others(options, "--robustness prints one table a data set, of the selecting metric")
     if options.split != "test":
         raise UserError(f"only the test split is ever corrupted; leave out --split {options.split}.")
     results, left_out = read_grids(options.folders)
@@ -149,13 +146,17 @@ def _compare_grids(options: argparse.Namespace) -> None:
 
 
 def _compare_diagnoses(options: argparse.Namespace) -> None:
-    given = {"--metric": options.metric, "--baseline": options.baseline, "--out": options.out}
-    for flag, value in given.items():
-        if value:
-            raise UserError(f"--diagnosis prints one table a data set and nothing else; leave out {flag}.")
+    _refuse_others(options, "--diagnosis prints one table a data set and nothing else")
     results, left_out = read_diagnoses(options.folders, options.split)
     _name(left_out)
     print("\n\n".join(sheet.markdown() for sheet in diagnosis_sheets(results, results)))
+
+
+def _refuse_others(options: argparse.Namespace, why: str) -> None:
+    given = {"--metric": options.metric, "--baseline": options.baseline, "--out": options.out}
+    for flag, value in given.items():
+        if value:
+            raise UserError(f"{why}; leave out {flag}.")
 
 
 def _compare_with(tables: list[Table], baseline: str) -> None:

@@ -51,7 +51,8 @@ def read_results(folders: list[Path], corruption: str | None = None) -> tuple[li
         raise UserError(f"--corruption is {corruption!r}; give the name of one, such as gaussian.")
     name = "result.json" if corruption is None else f"corruption_{corruption}.json"
     why = "not finished" if corruption is None else f"not tested under {corruption}"
-    results, left_out = _read(folders, name, lambda result: _lacking(result, corruption), why)
+    needed = OF_RUN if corruption is None else OF_CORRUPTION
+    results, left_out = _read(folders, name, needed, lambda result, wrong: _lacking(result, wrong, corruption), why)
     if not results:
         raise UserError(_nothing(folders, name, corruption, left_out))
     return results, left_out
@@ -63,7 +64,7 @@ def read_grids(folders: list[Path]) -> tuple[list[Result], list[str]]:
     Raises:
         UserError: if a folder isn't there or holds no such file.
     """
-    results, left_out = _read(folders, "robustness.json", _lacking_in_grid, "its robustness was not tested")
+    results, left_out = _read(folders, "robustness.json", OF_GRID, _lacking_in_grid, "its robustness was not tested")
     if not results:
         below = ", ".join(map(str, folders))
         raise UserError(f"there is no robustness.json below {below}; `mmlab robustness --run DIR` writes one.")
@@ -76,7 +77,7 @@ def read_diagnoses(folders: list[Path], split: str) -> tuple[list[Result], list[
     Raises:
         UserError: if a folder isn't there or holds no such file.
     """
-    results, left_out = _read(folders, "diagnosis.json", _lacking_in_diagnosis, "not diagnosed")
+    results, left_out = _read(folders, "diagnosis.json", OF_DIAGNOSIS, _lacking_in_diagnosis, "not diagnosed")
     others = [result for result in results if result["split"] != split]
     left_out += [f"left out {other['folder'] / 'diagnosis.json'}: of the {other['split']} split" for other in others]
     results = [result for result in results if result["split"] == split]
@@ -90,8 +91,21 @@ def read_diagnoses(folders: list[Path], split: str) -> tuple[list[Result], list[
 
 
 def _read(
-    folders: list[Path], name: str, lacking: Callable[[Any], list[str]], absent: str
+    folders: list[Path],
+    name: str,
+    needed: dict[str, Any],
+    lacking: Callable[[Result, list[str]], list[str]],
+    absent: str,
 ) -> tuple[list[Result], list[str]]:
+    """The files of a name below some folders, and a sentence on each that is left out.
+
+    Args:
+        folders: where to look.
+        name: of the files.
+        needed: the kind of what each must hold, by key.
+        lacking: what else one must hold and doesn't, given what it holds and the keys that are wrong already.
+        absent: why a run may have no such file.
+    """
     results, left_out = [], []
     for folder in folders:
         if not folder.is_dir():
@@ -102,7 +116,12 @@ def _read(
             except (OSError, ValueError) as error:
                 left_out.append(f"left out {file}: {error}")
                 continue
-            wrong = lacking(result)
+            wrong = list(needed)
+            if isinstance(result, dict):
+                wrong = [key for key, kind in needed.items() if not isinstance(result.get(key), kind)]
+                if not isinstance(result.get("dataset_details", {}), dict):
+                    wrong.append("dataset_details")
+                wrong += lacking(result, wrong)
             if wrong:
                 left_out.append(f"left out {file}: no result of a run, it has no {', '.join(wrong)}")
             else:
@@ -119,67 +138,55 @@ def corruptions(folders: list[Path]) -> list[str]:
     return sorted({file.stem.removeprefix("corruption_") for file in files})
 
 
-def _lacking(result: Any, corruption: str | None) -> list[str]:
-    """What a file must hold to be the result of a run, or of its test under a corruption, and doesn't."""
-    needed = OF_RUN if corruption is None else OF_CORRUPTION
-    if not isinstance(result, dict):
-        return list(needed)
-    wrong = [key for key, kind in needed.items() if not isinstance(result.get(key), kind)]
+def _lacking(result: Result, wrong: list[str], corruption: str | None) -> list[str]:
+    """What the result of a run, or of its test under a corruption, lacks besides wrong keys."""
+    lacking = []
     sizes = result["splits"].values() if "splits" not in wrong else []
     if not all(isinstance(part, dict) and "samples" in part for part in sizes):
-        wrong.append("splits")
-    if not isinstance(result.get("dataset_details", {}), dict):
-        wrong.append("dataset_details")
+        lacking.append("splits")
     if corruption is None:
-        wrong += [f"numbers in {split}" for split in ("val", "test") if not _are_metrics(result, split)]
-        return wrong
-    if "splits" not in wrong and "test" not in result["splits"]:
-        wrong.append("test split")
+        return lacking + [f"numbers in {split}" for split in ("val", "test") if not _are_metrics(result, split)]
+    if "splits" not in [*wrong, *lacking] and "test" not in result["splits"]:
+        lacking.append("test split")
     if "corruption" not in wrong and result["corruption"] != corruption:
-        wrong.append(f"corruption {corruption}")
+        lacking.append(f"corruption {corruption}")
     if "cells" not in wrong and not _are_cells(result["cells"]):
-        wrong.append("cells")
-    return wrong
+        lacking.append("cells")
+    return lacking
 
 
-def _lacking_in_grid(result: Any) -> list[str]:
-    """What a file must hold to be a robustness grid and doesn't."""
-    if not isinstance(result, dict):
-        return list(OF_GRID)
-    wrong = [key for key, kind in OF_GRID.items() if not isinstance(result.get(key), kind)]
+def _lacking_in_grid(result: Result, wrong: list[str]) -> list[str]:
+    """What a robustness grid lacks besides wrong keys."""
+    lacking = []
     part = result["splits"].get("test") if "splits" not in wrong else {"samples": 0}
     if not isinstance(part, dict) or not isinstance(part.get("samples"), int):
-        wrong.append("test split")
-    if not isinstance(result.get("dataset_details", {}), dict):
-        wrong.append("dataset_details")
+        lacking.append("test split")
     if "worst" not in wrong and not isinstance(result["worst"].get("value"), NUMBER):
-        wrong.append("worst value")
+        lacking.append("worst value")
     areas = result["auc"].values() if "auc" not in wrong else []
     if not all(
         isinstance(row, dict) and row and all(isinstance(area, NUMBER) for area in row.values()) for row in areas
     ):
-        wrong.append("auc")
+        lacking.append("auc")
     if "cells" not in wrong and not (
         _are_cells(result["cells"]) and all(isinstance(cell.get("corruption"), str) for cell in result["cells"])
     ):
-        wrong.append("cells")
-    if not {"auc", "corrupted"} & {*wrong} and not result["auc"].keys() <= result["corrupted"].keys():
-        wrong.append("corrupted modalities")
-    return wrong
+        lacking.append("cells")
+    if not {"auc", "corrupted"} & {*wrong, *lacking} and not result["auc"].keys() <= result["corrupted"].keys():
+        lacking.append("corrupted modalities")
+    return lacking
 
 
-def _lacking_in_diagnosis(result: Any) -> list[str]:
-    """What a file must hold to be a diagnosis and doesn't."""
-    if not isinstance(result, dict):
-        return list(OF_DIAGNOSIS)
-    wrong = [key for key, kind in OF_DIAGNOSIS.items() if not isinstance(result.get(key), kind)]
-    for key in {"own_head", "probe", "shapley", "ece"} - {*wrong}:
-        if not all(isinstance(value, NUMBER) for value in result[key].values()):
-            wrong.append(key)
+def _lacking_in_diagnosis(result: Result, wrong: list[str]) -> list[str]:
+    """What a diagnosis lacks besides wrong keys."""
+    lacking = []
+    for key in ("own_head", "probe", "shapley", "ece"):
+        if key not in wrong and not all(isinstance(value, NUMBER) for value in result[key].values()):
+            lacking.append(key)
     part = result["splits"].get(result["split"]) if not {"splits", "split"} & {*wrong} else None
     if not (isinstance(part, dict) and isinstance(part.get("samples"), int)):
-        wrong.append("samples")
-    return wrong
+        lacking.append("samples")
+    return lacking
 
 
 def _are_metrics(result: Result, split: str) -> bool:

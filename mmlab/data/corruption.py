@@ -368,6 +368,24 @@ class Corruption:
         return self._scales[modality.name]
 
 
+def possible_corruptions(
+    names: Sequence[Name], modalities: tuple[Modality, ...]
+) -> tuple[list[Corruption], dict[Name, UserError]]:
+    """Those of some corruptions that a data set can have, and of the others why it can't.
+
+    Args:
+        names: of the corruptions.
+        modalities: the data set's.
+    """
+    possible, impossible = [], {}
+    for name in names:
+        try:
+            possible.append(Corruption(name, modalities))
+        except UserError as error:
+            impossible[name] = error
+    return possible, impossible
+
+
 def _is_picture(modality: Modality) -> bool:
     return modality.kind in ("image", "frames", "depth", "flow")
 

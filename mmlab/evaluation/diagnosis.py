@@ -103,10 +103,10 @@ def diagnose_method(method: Method, data: MultimodalDataModule, trainer: Trainer
     if shares is None:
         left_out.append("share of logits: the fused logits are no sum of parts of the modalities")
     values["logit_share"] = shares or {}
-    decisions = _decisions(method, seen)
-    values["ece"] = {name: calibration_error(*decision) for name, decision in decisions.items()}
+    bins = {name: reliability(*decision) for name, decision in _decisions(method, seen).items()}
+    values["ece"] = {name: calibration_error(each) for name, each in bins.items()}
     confusion = _confusion(seen.prediction.logits, seen.encoded.target)
-    return Diagnosis(values, {name: reliability(*decision) for name, decision in decisions.items()}, confusion, seen)
+    return Diagnosis(values, bins, confusion, seen)
 
 
 def _own_heads(method: Method, seen: Seen, left_out: list[str]) -> dict[str, float]:

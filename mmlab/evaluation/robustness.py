@@ -13,6 +13,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from mmlab.availability import combination_name
+from mmlab.compare.grids import CLEAN
 from mmlab.data.corruption import MISSING, Cell, Corruption
 from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.evaluation.robustness_picture import draw_grid
@@ -20,8 +21,6 @@ from mmlab.methods.base import Method
 from mmlab.runs.corrupted import SAME, evaluate_corrupted, make_cells
 from mmlab.runs.folder import RunFolder, read_earlier, write_json, write_text
 
-CLEAN = "none"
-"""What stands for a corruption in the cell of severity 0, which all corruptions share."""
 Plan = list[tuple[Corruption, list[Cell]]]
 Curves = dict[str, dict[str, dict[float, float]]]
 

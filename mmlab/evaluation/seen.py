@@ -127,13 +127,11 @@ def see(method: Method, data: MultimodalDataModule, trainer: Trainer, split: Spl
 
 
 def _batches(method: Method, data: MultimodalDataModule, trainer: Trainer, split: SplitName) -> Iterator[Batch]:
-    """Encoder inputs of a whole split in order, on one device, in the Trainer's precision."""
+    """Encoder inputs of a whole split in order, on one device."""
     device = trainer.strategy.root_device
-    trainer.precision_plugin.convert_module(method.to(device).eval())
+    method.to(device).eval()
     for raw in tqdm(data.whole(split), desc=f"{split} split", unit="batch", leave=False, disable=None):
-        batch = data.transform(raw.to(device, non_blocking=True), None)
-        inputs = {name: trainer.precision_plugin.convert_input(values) for name, values in batch.inputs.items()}
-        yield Batch(inputs, batch.target, batch.present, batch.index, batch.complete)
+        yield data.transform(raw.to(device, non_blocking=True), None)
 
 
 def _features(method: Method, batch: Batch) -> dict[str, Tensor]:

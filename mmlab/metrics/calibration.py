@@ -45,12 +45,11 @@ def reliability(probabilities: Tensor, target: Tensor) -> Reliability:
     return Reliability(counts.long(), confidences / counts.clamp(min=1), right / counts.clamp(min=1))
 
 
-def calibration_error(probabilities: Tensor, target: Tensor) -> float:
-    """The expected calibration error: the mean over samples of |accuracy - confidence| of their bin, 15 bins.
+def calibration_error(bins: Reliability) -> float:
+    """The expected calibration error: the mean over samples of |accuracy - confidence| of their bin.
 
     Args:
-        probabilities: (N, C).
-        target: (N,) class indices.
+        bins: from :func:`reliability`.
     """
-    counts, confidence, accuracy = reliability(probabilities, target)
+    counts, confidence, accuracy = bins
     return ((counts * (accuracy - confidence).abs()).sum() / counts.sum()).item()

@@ -28,6 +28,7 @@ class RunFolder:
         self.robustness = self.path / "robustness.json"
         self.robustness_table = self.path / "robustness.csv"
         self.robustness_curves = self.path / "robustness.png"
+        self.diagnosis = self.path / "diagnosis.json"
         self.wandb_id = self.path / "wandb_id.txt"
 
     def corrupted(self, corruption: str) -> Path:

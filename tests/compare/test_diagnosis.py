@@ -38,7 +38,8 @@ def test_numbers_have_no_calibration(tmp_path, capsys) -> None:
 def test_what_is_left_out_is_named(tmp_path, capsys) -> None:
     broken = diagnosis(seed=2, shapley={"audio": "much"})
     foreign = {"split": "test", "hello": 1}
-    write(tmp_path, diagnosis(), diagnosis(seed=1, split="val"), broken, foreign, [1], name="diagnosis.json")
+    unclear = diagnosis(dataset_details=["hard"])
+    write(tmp_path, diagnosis(), diagnosis(seed=1, split="val"), broken, foreign, [1], unclear, name="diagnosis.json")
     (tmp_path / "run0" / "metrics.csv").write_text("stage,epoch,step\n")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "metrics.csv").write_text("stage,epoch,step\n")
@@ -48,6 +49,7 @@ def test_what_is_left_out_is_named(tmp_path, capsys) -> None:
     assert f"left out {tmp_path / 'run2' / 'diagnosis.json'}: no result of a run, it has no shapley" in told
     assert "run3" in told
     assert "run4" in told
+    assert f"left out {tmp_path / 'run5' / 'diagnosis.json'}: no result of a run, it has no dataset_details" in told
     assert f"left out {tmp_path / 'other'}: not diagnosed, it has no diagnosis.json" in told
     lines, _ = printed(capsys, [str(tmp_path), "--diagnosis", "--split", "val"])
     assert ", val acc in %" in lines[0]

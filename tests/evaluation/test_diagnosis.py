@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import pkgutil
-from abc import ABC
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
 
-import mmlab.methods
 from mmlab.backbones.config import BackboneConfig
+from mmlab.cli.classes import subclasses
+from mmlab.cli.parser import import_classes
 from mmlab.data.base import MultimodalDataset
 from mmlab.data.datamodule import MultimodalDataModule
 from mmlab.data.keypad import Keypad
@@ -41,13 +39,8 @@ SMALL = BackboneConfig("small_conv", width=4)
 
 
 def kinds() -> dict[str, type[Method]]:
-    for module in pkgutil.iter_modules(mmlab.methods.__path__):
-        importlib.import_module(f"mmlab.methods.{module.name}")
-    found: list[type] = list(Method.__subclasses__())
-    for kind in found:
-        found += kind.__subclasses__()
-    own = [kind for kind in found if kind.__module__.startswith("mmlab.") and ABC not in kind.__bases__]
-    return {kind.__name__: kind for kind in own}
+    import_classes()
+    return {kind.__name__: kind for kind in subclasses(Method) if kind.__module__.startswith("mmlab.")}
 
 
 def trainer() -> Trainer:

@@ -12,11 +12,12 @@ DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 install: $(VENV)/installed
 
-# uv resolves for the tested pins; plain pip may take a CPU-only torch that torchvision can't load.
+# uv resolves for the tested pins; plain pip may take a CPU-only torch that torchvision can't load. Bytecode is compiled
+# at once: where Python may not write it (containers often say so), each start would compile torch anew, for 8 s.
 $(VENV)/installed: pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,video,text,hdf5,slurm,features,docs]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev,video,text,hdf5,slurm,features,docs]'
 	touch $@
 
 demo: install
